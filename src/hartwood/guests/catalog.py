@@ -1,0 +1,138 @@
+"""The guests that can be had by name, and the cache they live in."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hartwood.errors import Error
+
+SUITE = "trixie"  # the first Debian release with a riscv64 port
+LAYOUT = 1  # raise it when unpacking changes, so that old caches are made again
+STAMP = ".hartwood-guest.json"
+
+
+class GuestError(Error):
+    """A guest cannot be had; the text says what is missing and how to mend it."""
+
+
+class Guest:
+    """A named set of Debian packages unpacked into one directory.
+
+    `packages` are asked for by name; with `dependencies` apt adds what they depend on. `path` is
+    the file, relative to the directory, that a person wants ("." for the directory itself).
+    """
+
+    def __init__(
+        self, name: str, summary: str, packages: str, *, path: str = ".", dependencies: bool = True
+    ) -> None:
+        self.name = name
+        self.summary = summary
+        self.packages = tuple(packages.split())
+        self.path = path
+        self.dependencies = dependencies
+        self.architecture = name.partition("-")[0]
+
+
+GUESTS = {
+    guest.name: guest
+    for guest in (
+        Guest(
+            "riscv64-busybox",
+            "one static program with sh, find, sort, awk, vi and some 270 more",
+            "busybox-static",
+            path="usr/bin/busybox",
+            dependencies=False,
+        ),
+        Guest(
+            "riscv64-sysroot",
+            "a directory for --root: bash, coreutils, lua5.4, sqlite3, perl, python3",
+            "busybox-static bash coreutils diffutils findutils gawk grep gzip libc6 libgcc-s1 "
+            "libstdc++6 lua5.4 perl python3 sed sqlite3",
+        ),
+    )
+}
+
+
+def location(name: str, folder: Path | None = None) -> Path:
+    """The directory of guest `name`: under `folder`, else in the user's cache.
+
+    Raises `GuestError` for a name that is not in `GUESTS`.
+    """
+    if name not in GUESTS:
+        raise GuestError(f"no guest called {name!r}; there are {', '.join(GUESTS)}")
+    if folder is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        folder = Path(cache).expanduser() / "hartwood" / "guests"
+    return folder / name
+
+
+def fetch(
+    name: str,
+    folder: Path | None = None,
+    *,
+    refresh: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Return the path of guest `name`, fetching it first when it is not there (or `refresh`).
+
+    `say` hears, in a few words, each step that takes time. A fetch that fails half-way leaves
+    nothing behind, and two at once do not collide. Raises `GuestError`.
+    """
+    directory = location(name, folder)
+    guest = GUESTS[name]
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(directory.parent / f".{name}.lock"):
+            if refresh or not _is_current(directory, guest):
+                _make(directory, guest, say)
+    except OSError as error:
+        raise GuestError(f"{error.filename or directory}: {error.strerror or error}") from error
+    return directory / guest.path
+
+
+def _make(directory: Path, guest: Guest, say: Callable[[str], None]) -> None:
+    from hartwood.guests.packages import Apt, unpack
+
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as work:
+        apt = Apt.of_machine(Path(work) / "apt", suite=SUITE, architecture=guest.architecture)
+        say(f"reading Debian's {SUITE} package index")
+        apt.update()
+        say(f"fetching the packages of {guest.name}")
+        archives = apt.download(guest.packages, dependencies=guest.dependencies)
+        tree = Path(work) / "tree"
+        say(f"unpacking {len(archives)} packages")
+        unpack(archives, tree)
+        stamp = {**_recipe(guest), "archives": [archive.name for archive in archives]}
+        (tree / STAMP).write_text(json.dumps(stamp, indent=1))
+        tree.chmod(0o755)
+        if directory.exists():
+            directory.rename(Path(work) / "old")
+        tree.rename(directory)
+        shutil.rmtree(Path(work) / "old", ignore_errors=True)
+
+
+def _recipe(guest: Guest) -> dict[str, object]:
+    return {"layout": LAYOUT, "suite": SUITE, "packages": list(guest.packages)}
+
+
+def _is_current(directory: Path, guest: Guest) -> bool:
+    try:
+        stamp = json.loads((directory / STAMP).read_text())
+    except (OSError, ValueError):
+        return False
+    wanted = _recipe(guest)
+    return isinstance(stamp, dict) and {key: stamp.get(key) for key in wanted} == wanted
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,105 @@
+"""Every command but `run`: typer reads the words, the rooms do the work.
+
+`run` is declared here too, so that `hartwood --help` shows it, and handed to `tools.run`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hartwood.errors import Error
+from hartwood.tools import run as run_command
+
+app = typer.Typer(
+    name="hartwood",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A virtual machine in Python: runs riscv64 Linux programs through LLVM.",
+)
+guests_app = typer.Typer(help="Get real guests: Debian's riscv64 programs.")
+cache_app = typer.Typer(help="The translated code kept on disk.")
+app.add_typer(guests_app, name="guests")
+app.add_typer(cache_app, name="cache")
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; return its exit status: 0, 1 for a failure, 2 for bad usage."""
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(
+            args=arguments or ["--help"], prog_name="hartwood", standalone_mode=False
+        )
+    except typer.TyperException as error:
+        text = " ".join(error.format_message().split())
+        sys.stderr.write(f"hartwood: {text} (try --help)\n")
+        return error.exit_code
+    except typer.Abort:
+        return 130
+    except Error as error:
+        sys.stderr.write(f"hartwood: {error}\n")
+        return 1
+    except BrokenPipeError:
+        # The reader has gone; what is still buffered must not complain at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def _print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """A table on a terminal, lines with tabs in a pipe."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row))
+        return
+    table = Table(*columns, box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+@app.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    help="Run a riscv64 Linux program.",
+    short_help="Run a riscv64 Linux program.",
+)
+def run(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> int:
+    """Run a guest program; the words after `run` are parsed by `tools.run`."""
+    return run_command.main(arguments or [])
+
+
+@guests_app.command("list")
+def guests_list() -> None:
+    """List the guests that can be fetched, and which are here."""
+    from hartwood.guests import GUESTS, location
+
+    rows = [
+        [guest.name, "here" if location(guest.name).is_dir() else "", guest.summary]
+        for guest in GUESTS.values()
+    ]
+    _print_table(["name", "", "what it is"], rows)
+
+
+@guests_app.command("fetch")
+def guests_fetch(
+    name: Annotated[str, typer.Argument(help="a name from `hartwood guests list`")],
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="put it in DIR, not in the user's cache")
+    ] = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help="fetch it even if it is here")] = False,
+) -> None:
+    """Fetch a guest when it is not here yet, and print its path."""
+    from hartwood.guests import GUESTS, fetch
+
+    if name not in GUESTS:
+        raise typer.BadParameter(f"no guest called {name!r}; there are {', '.join(GUESTS)}")
+    console = Console(stderr=True)
+    with console.status(f"{name}") as status:  # silent when standard error is no terminal
+        path = fetch(name, directory, refresh=refresh, say=status.update)
+    print(path)
