@@ -1,0 +1,1 @@
+"""The words an instruction may use, and what the words mean."""

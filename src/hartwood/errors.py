@@ -1,0 +1,78 @@
+"""Every exception Hartwood raises on purpose; all are subclasses of `Error`.
+
+The one file every room may import.
+"""
+
+from __future__ import annotations
+
+from errno import ENOEXEC
+from os import strerror
+
+
+class Error(Exception):
+    """Base of every error that Hartwood raises. Its text is one line for a person to read."""
+
+
+class EncodingError(Error):
+    """An encoding row that is not well formed, or a field value that does not fit its row."""
+
+
+class LawError(Error):
+    """An instruction definition that breaks one of the laws of the house."""
+
+
+class AssemblyError(Error):
+    """A line of assembly that names no instruction or an operand that does not fit."""
+
+
+class ImageError(Error):
+    """An object file or a cached image that cannot become runnable code: damaged or refused."""
+
+
+class ArenaError(Error):
+    """The code arena cannot be reserved, or an image does not fit the use made of it."""
+
+
+class ArenaFull(ArenaError):
+    """No room for another image. `CodeArena.reset` makes room."""
+
+
+class SignalError(Error):
+    """The host refuses a signal handler, or too many threads are registered with the runtime."""
+
+
+class MemoryFault(Error):
+    """A guest address that cannot be accessed.
+
+    `address` is the guest address, `size` the bytes wanted, `access` "read" or "write".
+    """
+
+    def __init__(self, address: int, size: int, access: str) -> None:
+        super().__init__(f"cannot {access} {size} bytes of guest memory at {address:#x}")
+        self.address = address
+        self.size = size
+        self.access = access
+
+
+class MappingError(Error):
+    """A mapping call that the host or the address space refused; `errno` says why."""
+
+    def __init__(self, errno: int, call: str, at: int, size: int) -> None:
+        super().__init__(f"{call} of {size:#x} bytes at {at:#x} failed: {strerror(errno)}")
+        self.errno = errno
+        self.call = call
+        self.at = at
+        self.size = size
+
+
+class LoadError(Error):
+    """A program file that cannot be run; names the file and what is wrong with it.
+
+    `errno` is what execve(2) gives a guest for the same file.
+    """
+
+    def __init__(self, path: str, reason: str, errno: int = ENOEXEC) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+        self.errno = errno

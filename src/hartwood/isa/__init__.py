@@ -1,0 +1,1 @@
+"""What instructions are: encoding rows, definitions over words, assembly syntax."""
