@@ -1,0 +1,74 @@
+"""Runs one guest under an engine and tells what a person would have seen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+TIMEOUT = 120  # seconds; the slowest guest needs two on a busy machine
+
+
+class Outcome(NamedTuple):
+    """What a finished guest leaves: its two streams and its status (minus the signal's number)."""
+
+    status: int
+    out: bytes
+    err: bytes
+
+    @property
+    def seen(self) -> tuple[int, bytes]:
+        """What engines are compared by: complaints on standard error are each engine's own."""
+        return self.status, self.out
+
+
+def run(
+    command: Sequence[str | Path],
+    *,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout: float = TIMEOUT,
+) -> Outcome:
+    """Run `command` to its end; at `timeout` its process group is killed and the test fails."""
+    with subprocess.Popen(
+        [str(word) for word in command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **(env or {})},
+        cwd=cwd,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(stdin, timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            words = " ".join(str(word) for word in command)
+            raise AssertionError(
+                f"no end after {timeout} s: {words}\nout: {out[-500:]!r}\nerr: {err[-500:]!r}"
+            ) from None
+    return Outcome(process.returncode, out, err)
+
+
+def qemu(root: Path | None = None) -> list[str]:
+    """The words that start a guest under QEMU's user mode."""
+    return ["qemu-riscv64", *(["-L", str(root)] if root else [])]
+
+
+def explain(ours: Outcome, expected: Outcome) -> str:
+    """A failure's text: both outcomes in short, and where the output parts."""
+    at = next(
+        (i for i, (a, b) in enumerate(zip(ours.out, expected.out, strict=False)) if a != b),
+        min(len(ours.out), len(expected.out)),
+    )
+    return (
+        f"status {ours.status}, expected {expected.status}; output parts at byte {at}:\n"
+        f"  ours     {ours.out[max(0, at - 80) : at + 120]!r}\n"
+        f"  expected {expected.out[max(0, at - 80) : at + 120]!r}\n"
+        f"  ours said {ours.err[-1500:].decode(errors='replace')}"
+    )
