@@ -279,6 +279,8 @@ class EffectsHart:
 
     def const(self, value: object, width: int) -> Trace:
         """A number or operand with a width."""
+        if isinstance(value, Trace) and value.width != width:
+            self.fail(f"gives {value.width} bits the width {width}")
         return Trace(width, sources_of(value))
 
     # Control transfer

@@ -243,7 +243,7 @@ class IntHart:
 
     def const(self, value: Value, width: int) -> Int:
         """A number with a width."""
-        return Int(_number(value), width)
+        return Int(_value(value, width), width)
 
     def jump(self, target: Value) -> None:
         """Continue at `target`."""

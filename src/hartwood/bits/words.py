@@ -171,7 +171,8 @@ class Hart(Protocol):
         ...
 
     def const(self, value: Value, width: int) -> Bits:
-        """A number or an operand field as `Bits` of `width` bits (modulo 2**width)."""
+        """A number or an operand field as `Bits` of `width` bits (modulo 2**width); a value that
+        has this width already stays as it is."""
         ...
 
     # Control transfer: at most one per instruction, the last word of the body.
