@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from hartwood.isa.insn import Csr, Decoded, Encoding, Insn, insn
+from hartwood.isa.insn import Csr, Decoded, Encoding, Insn
 from hartwood.isa.insnset import InsnSet, nonzero, not_in
 from hartwood.isa.rows import FieldSpec, Row, Slice
 
 __all__ = [
     "Csr", "Decoded", "Encoding", "FieldSpec", "Insn", "InsnSet", "Row", "Slice",
-    "insn", "nonzero", "not_in",
+    "nonzero", "not_in",
 ]  # fmt: skip

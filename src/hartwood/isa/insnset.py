@@ -6,9 +6,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from hartwood.bits import effects
 from hartwood.errors import LawError
-from hartwood.isa import assembler, insn
+from hartwood.isa import assembler
 from hartwood.isa.fingerprint import digest
-from hartwood.isa.insn import BindSpec, Body, Csr, CsrRead, Decoded, Encoding, Insn
+from hartwood.isa.insn import (
+    BindSpec,
+    Body,
+    Csr,
+    CsrRead,
+    Decoded,
+    Encoding,
+    Insn,
+    compressed,
+    encoding_of,
+    insn,
+)
 from hartwood.isa.syntax import Names
 
 #: Decoded words that are remembered; a guest with more distinct instructions starts anew.
@@ -75,11 +86,11 @@ class InsnSet:
         `variants` the values of fields the body branches on. Raises `EncodingError` or `LawError`
         when the definition breaks a law or overlaps another one.
         """
-        make = insn.insn(row, asm=asm, variants=variants)
+        make = insn(row, asm=asm, variants=variants)
 
         def register(body: Body) -> Insn:
             made = make(body)
-            self._add(insn.encoding_of(made, extension))
+            self._add(encoding_of(made, extension))
             return made
 
         return register
@@ -98,7 +109,7 @@ class InsnSet:
         a field of the row, or (field, bias); see `isa.insn.compressed` for what may be left out),
         `where` which values of the row's fields are reserved. Raises as `insn` does."""
         target = base if isinstance(base, Insn) else self[base]
-        made = insn.compressed(
+        made = compressed(
             row, target, asm=asm, extension=extension, bind=bind or {}, where=where or {}
         )
         self._add(made)
