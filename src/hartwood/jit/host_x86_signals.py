@@ -280,7 +280,8 @@ fill:
   %ctid = getelementptr i8, ptr %cell, i64 {layout.CELL_TID}
   store i32 %tid32, ptr %ctid
   %cinfo = getelementptr i8, ptr %cell, i64 {layout.CELL_INFO}
-  call void @llvm.memcpy.inline.p0.p0.i64(ptr %cinfo, ptr %info, i64 {layout.SIGINFO}, i1 false)
+  %copy = load [{layout.SIGINFO // 8} x i64], ptr %info, align 8
+  store [{layout.SIGINFO // 8} x i64] %copy, ptr %cinfo, align 8
   %taken = or i64 %free, 1
   store atomic i64 %taken, ptr %cell release, align 8
   br label %wake
@@ -331,7 +332,6 @@ _DECLARATIONS = """
 @hw_window_start = external hidden global i8
 @hw_window_end = external hidden global i8
 @hw_window_interrupted = external hidden global i8
-declare void @llvm.memcpy.inline.p0.p0.i64(ptr, ptr, i64, i1)
 """
 
 

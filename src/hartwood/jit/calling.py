@@ -1,0 +1,49 @@
+"""The two calling conventions of generated code, as LLVM text.
+
+A *handler* of the native interpreter is `preserve_nonecc void (state, pc, record, budget)` and
+always ends in a tail call or a plain return to `@run`. A *region* of translated code takes and
+returns the same ten words in the same host registers: pc, budget and the pinned guest registers.
+A returned pc with bit 0 set is an exit: every frame passes it on until the dispatcher has it.
+"""
+
+from __future__ import annotations
+
+from hartwood.jit.abi import ENTRIES, PINNED, SHADOW, offset
+
+HANDLER_CC = "preserve_nonecc"
+HANDLER_PARAMETERS = "ptr noalias %s, i64 %pc, ptr %rec, i64 %budget"
+
+#: Returns more words in registers than any other convention that allows `musttail`.
+REGION_CC = "x86_regcallcc"
+REGION_WORDS = 2 + len(PINNED)
+REGION_RESULT = "{" + ", ".join(["i64"] * REGION_WORDS) + "}"
+REGION_PARAMETERS = "ptr noalias %s, i64 %pc, i64 %budget, " + ", ".join(
+    f"i64 %p{i}" for i in range(len(PINNED))
+)
+
+
+def handler_tail(callee: str, pc: str, record: str, budget: str) -> list[str]:
+    """Lines that continue in another handler."""
+    args = f"ptr %s, i64 {pc}, ptr {record}, i64 {budget}"
+    return [f"musttail call {HANDLER_CC} void {callee}({args})", "ret void"]
+
+
+def region_arguments(pc: str, budget: str, pinned: list[str]) -> str:
+    """The argument list of a call to a region."""
+    words = [f"i64 {word}" for word in (pc, budget, *pinned)]
+    return ", ".join(["ptr %s", *words])
+
+
+def field(name: str, index: int = 0) -> str:
+    """A pointer constant expression is not possible, so: the `getelementptr` of a state field."""
+    return f"getelementptr i8, ptr %s, i64 {offset(name, index)}"
+
+
+def shadow_of(pc: str) -> tuple[str, str]:
+    """Two expressions, the second using `{}` for the first: the record address of a pc."""
+    return f"shl i64 {pc}, 3", f"add i64 {{}}, {SHADOW}"
+
+
+def entry_of(pc: str) -> tuple[str, str]:
+    """The same for the slot that points to translated code."""
+    return f"shl i64 {pc}, 2", f"add i64 {{}}, {ENTRIES}"

@@ -1,0 +1,96 @@
+"""From LLVM text to an image: pass lists, tiers, and the declarations that the text leaves out.
+
+The only module that imports llvmlite (with the worker that calls it); never loaded by the process
+that runs guests.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import llvmlite.binding as llvm
+
+from hartwood.jit.image import Image, flatten
+
+#: Branch weights: `!0` for a likely first target, `!1` for an unlikely one.
+_METADATA = """
+!0 = !{!"branch_weights", i32 2000, i32 1}
+!1 = !{!"branch_weights", i32 1, i32 2000}
+!2 = !{!"rsp"}
+"""
+_INTRINSIC = re.compile(r"call (\S+) @(llvm\.[\w.]+)\(([^)]*)\)")
+
+_ready = False
+_machines: dict[int, llvm.TargetMachine] = {}
+
+
+def _initialise() -> None:
+    global _ready
+    if not _ready:
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        llvm.initialize_native_asmparser()
+        _ready = True
+
+
+def host_cpu() -> str:
+    """The host processor's name and features: code compiled for one must not run on another."""
+    return f"{llvm.get_host_cpu_name()}:{llvm.get_host_cpu_features().flatten()}"
+
+
+def _machine(level: int) -> llvm.TargetMachine:
+    if level not in _machines:
+        _initialise()
+        target = llvm.Target.from_default_triple()
+        _machines[level] = target.create_target_machine(
+            cpu=llvm.get_host_cpu_name(),
+            features=llvm.get_host_cpu_features().flatten(),
+            opt=level,
+            reloc="pic",
+            codemodel="small",
+        )
+    return _machines[level]
+
+
+def _declarations(text: str) -> str:
+    """`declare` lines for the intrinsics that the text calls."""
+    seen: dict[str, str] = {}
+    for result, name, arguments in _INTRINSIC.findall(text):
+        if name not in seen:
+            kinds = ", ".join(part.split()[0] for part in arguments.split(",") if part.strip())
+            seen[name] = f"declare {result} @{name}({kinds})"
+    return "\n".join(seen.values())
+
+
+def module_text(functions: Iterable[str]) -> str:
+    """A whole module from function definitions; `#0` is their attribute group."""
+    body = "\n\n".join(functions)
+    attributes = "attributes #0 = { nounwind strictfp }"
+    return f"{body}\n\n{_declarations(body)}\n{attributes}\n{_METADATA}"
+
+
+def compile_object(text: str, level: int = 2) -> bytes:
+    """An ELF object from module text. `level` 0 to 3 is LLVM's."""
+    machine = _machine(level)
+    module = llvm.parse_assembly(text)
+    options = llvm.create_pipeline_tuning_options(speed_level=level)
+    builder = llvm.create_pass_builder(machine, options)
+    passes = _passes(level)
+    passes.run(module, builder)
+    return bytes(machine.emit_object(module))
+
+
+def _passes(level: int) -> llvm.ModulePassManager:
+    """The chosen pass list: what pays on lifted code, by measurement (docs/design.md)."""
+    passes = llvm.create_new_module_pass_manager()
+    passes.add_sroa_pass()
+    passes.add_early_cse_pass() if hasattr(passes, "add_early_cse_pass") else None
+    passes.add_instruction_combine_pass()
+    passes.add_simplify_cfg_pass()
+    return passes
+
+
+def compile_image(functions: Iterable[str], level: int = 2, meta: bytes = b"") -> Image:
+    """Compile function definitions to one image."""
+    return flatten(compile_object(module_text(functions), level), meta)

@@ -1,0 +1,283 @@
+"""The shape of a region before it is translated: which instructions, which blocks, what is live.
+
+A region is what control can reach from its entry without an indirect jump: calls are stepped
+over, so that a region is most often a function, or a loop with what it contains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hartwood.isa.insn import Decoded
+from hartwood.isa.insnset import InsnSet
+from hartwood.jit.abi import LIMIT, PINNED
+
+#: Registers that calls link through (Unpriv. 2.5.1, table 3).
+LINK = (1, 5)
+
+#: Bit of register f0 in a register mask; x0 is bit 0.
+F0 = 32
+_PINNED_MASK = sum(1 << register for register in PINNED)
+
+
+@dataclass(slots=True)
+class Step:
+    """One guest instruction of a block."""
+
+    pc: int
+    decoded: Decoded
+    #: Registers read and written: bits 0..31 are x, 32..63 are f.
+    reads: int
+    writes: int
+    #: Whether it can leave the block in its middle.
+    exits: bool
+
+
+@dataclass(slots=True)
+class Block:
+    """Straight-line guest code. `kind` says how it ends: "fall", "branch", "jump", "call",
+    "indirect", "return" or "stop" (the interpreter takes over at `end`)."""
+
+    start: int
+    steps: list[Step] = field(default_factory=list)
+    end: int = 0
+    kind: str = "fall"
+    target: int | None = None
+    #: Registers that may differ from what `State` holds, at the start.
+    dirty: int = 0
+    #: Registers that somebody may still read, at the start.
+    live: int = 0
+
+    @property
+    def written(self) -> int:
+        """Registers that the block writes."""
+        mask = 0
+        for step in self.steps:
+            mask |= step.writes
+        return mask
+
+
+@dataclass(slots=True)
+class Region:
+    """Blocks by address, the entry's first."""
+
+    entry: int
+    blocks: dict[int, Block]
+    #: Guest byte ranges (start, end) that the translation depends on.
+    ranges: list[tuple[int, int]]
+
+    @property
+    def used(self) -> int:
+        """Registers that the region reads or writes."""
+        mask = 0
+        for block in self.blocks.values():
+            for step in block.steps:
+                mask |= step.reads | step.writes
+        return mask
+
+    @property
+    def size(self) -> int:
+        """Guest instructions."""
+        return sum(len(block.steps) for block in self.blocks.values())
+
+
+class FlowError(Exception):
+    """Nothing at the entry can be translated."""
+
+
+def _mask(names: frozenset[int | str], fields: dict[str, int], base: int) -> int:
+    mask = 0
+    for name in names:
+        mask |= 1 << (base + (name if isinstance(name, int) else fields[name]))
+    return mask
+
+
+class Explorer:
+    """Finds regions in guest code that `fetch(pc)` shows: 4 bytes, 2 at the end of what is
+    known, or None."""
+
+    def __init__(
+        self,
+        insns: InsnSet,
+        fetch: Callable[[int], int | None],
+        target_of: Callable[[Decoded, int], int | None],
+        limit: int,
+    ) -> None:
+        self._insns = insns
+        self._fetch = fetch
+        self._target_of = target_of
+        self._limit = limit
+        self._steps: dict[int, Step | None] = {}
+
+    def step(self, pc: int) -> Step | None:
+        """The instruction at `pc`, or None where there is none to be translated."""
+        if pc not in self._steps:
+            word = self._fetch(pc)
+            decoded = None if word is None else self._insns.decode(word)
+            self._steps[pc] = None if decoded is None else self._analyse(pc, decoded)
+        return self._steps[pc]
+
+    def _analyse(self, pc: int, decoded: Decoded) -> Step:
+        insn, fields = decoded.insn, decoded.fields
+        p = self._insns.properties(insn, insn.variant(fields))
+        reads = _mask(p.x_reads, fields, 0) | _mask(p.f64_reads | p.f32_reads, fields, F0)
+        writes = _mask(p.x_writes, fields, 0) | _mask(p.f64_writes | p.f32_writes, fields, F0)
+        exits = p.may_trap or bool(p.csr) or bool(p.counters) or p.rounding
+        return Step(pc, decoded, reads & ~1, writes & ~1, exits)
+
+    def _end(self, block: Block, step: Step) -> bool:
+        """Whether `step` ends the block; sets its kind and target."""
+        decoded = step.decoded
+        p = self._insns.properties(decoded.insn, decoded.insn.variant(decoded.fields))
+        if not p.ends_block:
+            return False
+        block.end = step.pc + decoded.length
+        if p.control == "trap" or p.fence_i:
+            block.steps.pop()
+            block.kind, block.end = "stop", step.pc
+            return True
+        links = bool(step.writes)
+        if p.control == "branch":
+            block.kind = "branch"
+        elif links:
+            block.kind = "call"
+        elif p.indirect:
+            returns = step.reads and step.reads.bit_length() - 1 in LINK
+            block.kind = "return" if returns else "indirect"
+        else:
+            block.kind = "jump"
+        block.target = None if p.indirect else self._target_of(decoded, step.pc)
+        return True
+
+    def region(self, entry: int) -> Region:
+        """The region that begins at `entry`. Raises `FlowError` where it would be empty."""
+        leaders = self._leaders(entry)
+        blocks: dict[int, Block] = {}
+        for start in sorted(leaders, key=lambda pc: (pc != entry, pc)):
+            block = Block(start)
+            pc = start
+            while True:
+                step = self.step(pc)
+                if step is None:
+                    block.kind, block.end = "stop", pc
+                    break
+                block.steps.append(step)
+                if self._end(block, step):
+                    break
+                pc += step.decoded.length
+                if pc in leaders:
+                    block.end = pc
+                    break
+            blocks[start] = block
+        if not blocks[entry].steps:
+            raise FlowError(f"nothing to translate at {entry:#x}")
+        region = Region(entry, blocks, self._ranges(blocks))
+        _solve_dirty(region)
+        _solve_live(region)
+        return region
+
+    def _leaders(self, entry: int) -> set[int]:
+        """Block starts, breadth first until the region is large enough."""
+        leaders, seen, queue = {entry}, set[int](), [entry]
+        count = 0
+        while queue and count < self._limit:
+            pc = queue.pop(0)
+            block = Block(pc)
+            while pc not in seen and (pc == block.start or pc not in leaders):
+                seen.add(pc)
+                step = self.step(pc)
+                if step is None:
+                    break
+                block.steps.append(step)
+                count += 1
+                if self._end(block, step):
+                    for goal in self._successors(block):
+                        if goal not in leaders and 0 <= goal < LIMIT:
+                            leaders.add(goal)
+                            queue.append(goal)
+                    break
+                pc += step.decoded.length
+        # What nobody had time to visit is outside.
+        return {pc for pc in leaders if pc in seen}
+
+    def _successors(self, block: Block) -> list[int]:
+        if block.kind == "branch":
+            return [block.end] + ([block.target] if block.target is not None else [])
+        if block.kind == "call":
+            return [block.end]
+        if block.kind == "jump" and block.target is not None:
+            return [block.target]
+        return []
+
+    @staticmethod
+    def _ranges(blocks: dict[int, Block]) -> list[tuple[int, int]]:
+        ranges: list[tuple[int, int]] = []
+        for start, end in sorted((b.start, _last(b)) for b in blocks.values()):
+            if ranges and start <= ranges[-1][1]:
+                ranges[-1] = (ranges[-1][0], max(end, ranges[-1][1]))
+            else:
+                ranges.append((start, end))
+        return ranges
+
+
+def _last(block: Block) -> int:
+    if not block.steps:
+        return block.start
+    step = block.steps[-1]
+    return step.pc + step.decoded.length
+
+
+def inner_successors(region: Region, block: Block) -> list[int]:
+    """Addresses of the blocks that may follow inside the region."""
+    goals = [block.end] if block.kind in ("fall", "branch", "call") else []
+    if block.kind in ("branch", "jump") and block.target is not None:
+        goals.append(block.target)
+    return [goal for goal in goals if goal in region.blocks]
+
+
+def _solve_dirty(region: Region) -> None:
+    """Forward, union: what a path may have written since the entry or the last call."""
+    work = list(region.blocks)
+    while work:
+        block = region.blocks[work.pop()]
+        out = 0 if block.kind == "call" else (block.dirty | block.written) & ~_PINNED_MASK
+        for goal in inner_successors(region, block):
+            other = region.blocks[goal]
+            if out & ~other.dirty:
+                other.dirty |= out
+                work.append(goal)
+
+
+def _solve_live(region: Region) -> None:
+    """Backward, union. An exit reads every dirty register: it writes them back."""
+    before: dict[int, list[int]] = {start: [] for start in region.blocks}
+    uses, defs = {}, {}
+    for start, block in region.blocks.items():
+        use = define = 0
+        dirty = block.dirty
+        for step in block.steps:
+            if step.exits:
+                use |= dirty & ~define
+            use |= step.reads & ~define
+            define |= step.writes
+            dirty |= step.writes
+        if block.kind != "fall" or block.end not in region.blocks:
+            use |= block.dirty & ~define
+        uses[start], defs[start] = use, define
+        for goal in inner_successors(region, block):
+            before[goal].append(start)
+            # A budget exit on the edge writes back too.
+            if goal <= block.end:
+                uses[start] |= block.dirty & ~define
+    work = list(region.blocks)
+    while work:
+        start = work.pop()
+        block = region.blocks[start]
+        live = uses[start]
+        if block.kind != "call":
+            for goal in inner_successors(region, block):
+                live |= region.blocks[goal].live & ~defs[start]
+        if live & ~block.live:
+            block.live |= live
+            work.extend(before[start])

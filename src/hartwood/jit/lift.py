@@ -1,0 +1,484 @@
+"""From a region of guest code to LLVM text.
+
+Guest registers are `alloca`s that LLVM promotes; inside a block they are plain values. Control
+leaves through one block that returns the pinned registers; what is not pinned and may have
+changed is written back first, so the hart's state is complete at every exit.
+"""
+
+from __future__ import annotations
+
+from hartwood.bits.ssa import BOX_32, Text, Val, constant
+from hartwood.isa.insn import Decoded
+from hartwood.isa.insnset import InsnSet
+from hartwood.jit import abi
+from hartwood.jit.access import FlatMemory, load_pointer
+from hartwood.jit.calling import (
+    REGION_CC,
+    REGION_PARAMETERS,
+    REGION_RESULT,
+    field,
+    region_arguments,
+)
+from hartwood.jit.flow import F0, Block, Region, Step, inner_successors
+from hartwood.jit.words import NativeHart
+
+
+def _registers(mask: int) -> list[int]:
+    return [r for r in range(1, 64) if mask >> r & 1]
+
+
+def _kind(register: int) -> str:
+    return "i64" if register < F0 else "double"
+
+
+def _variable(register: int) -> str:
+    return f"%x{register}" if register < F0 else f"%f{register - F0}"
+
+
+def _home(register: int) -> str:
+    """Where the register lives in `State`."""
+    return field("x", register) if register < F0 else field("f", register - F0)
+
+
+class RegionHart(NativeHart):
+    """`words.Hart` for the instructions of one region, one block at a time."""
+
+    def __init__(self, text: Text, insns: InsnSet, region: Region) -> None:
+        super().__init__(text, insns)
+        self.memory = FlatMemory(text, lambda address, is_store: self._exit_here())
+        self.region = region
+        self.cold: list[tuple[str, list[str]]] = []
+        self._values: dict[int, Val] = {}
+        self._narrow: dict[int, Val] = {}
+        self._written: set[int] = set()
+        self._block = Block(0)
+        self._step: Step | None = None
+        self._retired = 0
+        self._budget: str | None = None
+        self._ended = False
+        self._here: str | None = None
+
+    # Registers.
+    def _read(self, register: int) -> Val:
+        if register not in self._values:
+            kind = _kind(register)
+            name = self.text.value(f"load {kind}, ptr {_variable(register)}")
+            value = Val(self.text, 64, name) if kind == "i64" else Val(self.text, 64, fp=name)
+            self._values[register] = value
+        return self._values[register]
+
+    def _write(self, register: int, value: Val) -> None:
+        self._values[register] = value
+        self._written.add(register)
+        self._narrow.pop(register, None)
+
+    def read_x(self, index: Val | int) -> Val:
+        number = _number(index)
+        return self._read(number) if number else constant(self.text, 0, 64)
+
+    def write_x(self, index: Val | int, value: Val) -> None:
+        number = _number(index)
+        if number:
+            self._write(number, value)
+
+    def read_f(self, index: Val | int) -> Val:
+        return self._read(F0 + _number(index))
+
+    def write_f(self, index: Val | int, value: Val) -> None:
+        self._write(F0 + _number(index), value)
+
+    def _read_f32(self, index: Val | int) -> Val:
+        register = F0 + _number(index)
+        if register not in self._narrow:
+            self._narrow[register] = super()._read_f32(index)
+        return self._narrow[register]
+
+    def _write_f32(self, index: Val | int, value: Val) -> None:
+        self.write_f(index, value.zext(64) | BOX_32)
+        self._narrow[F0 + _number(index)] = value
+
+    # Where control is.
+    @property
+    def pc(self) -> Val:
+        """Address of this instruction: known."""
+        assert self._step is not None
+        return constant(self.text, self._step.pc, 64)
+
+    @property
+    def next_pc(self) -> Val:
+        """Address of the next instruction in memory: known."""
+        assert self._step is not None
+        return constant(self.text, self._step.pc + self._step.decoded.length, 64)
+
+    def _charged(self, count: int) -> str:
+        """The budget after `count` instructions of this block."""
+        if self._budget is None:
+            self._budget = self.text.value("load i64, ptr %budget.v")
+        return self.text.value(f"sub i64 {self._budget}, {count}") if count else self._budget
+
+    def _save_lines(self, mask: int) -> list[str]:
+        """Lines that bring `State` up to date for the registers of `mask`, and the variables of
+        the pinned ones, from what this block knows."""
+        lines = []
+        fresh = self.text.fresh
+        for register in _registers(mask):
+            value = self._values.get(register)
+            if register in self._written and value is not None:
+                name = value.name if register < F0 else value.float_name
+            else:
+                name = fresh()
+                lines.append(f"{name} = load {_kind(register)}, ptr {_variable(register)}")
+            where = fresh()
+            lines.append(f"{where} = {_home(register)}")
+            lines.append(f"store {_kind(register)} {name}, ptr {where}")
+        for register in sorted(self._written & set(abi.PINNED)):
+            lines.append(f"store i64 {self._values[register].name}, ptr {_variable(register)}")
+        return lines
+
+    def _dirty(self) -> int:
+        mask = self._block.dirty
+        for register in self._written:
+            if register not in abi.PINNED:
+                mask |= 1 << register
+        return mask
+
+    def _leave_lines(self, pc: str, budget: str) -> list[str]:
+        return [
+            *self._save_lines(self._dirty()),
+            f"store i64 {pc}, ptr %pc.v",
+            f"store i64 {budget}, ptr %budget.v",
+            "br label %leave",
+        ]
+
+    def _exit_at(self, pc: int, retired: int) -> str:
+        """Label of a cold block that lets the interpreter go on at `pc`."""
+        label = self.text.fresh_label("exit")
+        budget = self._charged(0)
+        lines = []
+        if retired:
+            after = self.text.fresh()
+            lines.append(f"{after} = sub i64 {budget}, {retired}")
+            budget = after
+        self.cold.append((label, lines + self._leave_lines(str(pc | 1), budget)))
+        return label
+
+    def _exit_here(self) -> str:
+        """The same for the instruction at hand, one block for all its reasons."""
+        assert self._step is not None
+        if self._here is None:
+            self._here = self._exit_at(self._step.pc, self._retired)
+        return self._here
+
+    # Leaving early.
+    def trap(self, cause: int, tval: Val | int = 0) -> None:
+        self.text.emit(f"br label %{self._exit_here()}")
+        self._ended = True
+
+    def trap_if(self, condition: Val, cause: int, tval: Val | int = 0) -> None:
+        if condition.const == 0:
+            return
+        self.only_reference_if(condition.name)
+
+    def only_reference(self) -> None:
+        """This instruction is the interpreter's business."""
+        self.text.emit(f"br label %{self._exit_here()}")
+        self.text.label(self.text.fresh_label("dead"))
+
+    def only_reference_if(self, condition: str) -> None:
+        """The same where an i1 operand holds."""
+        good = self.text.fresh_label("fine")
+        self.text.emit(f"br i1 {condition}, label %{self._exit_here()}, label %{good}, !prof !1")
+        self.text.label(good)
+
+    # Control transfer.
+    def _flush(self) -> None:
+        """Bring the variables up to date at the end of a block."""
+        for register in sorted(self._written):
+            value = self._values[register]
+            name = value.name if register < F0 else value.float_name
+            self.text.emit(f"store {_kind(register)} {name}, ptr {_variable(register)}")
+
+    def _go(self, goal: int) -> str:
+        """Label that continues at guest address `goal` after this block. The variables are up to
+        date and the budget is charged."""
+        if goal not in self.region.blocks:
+            return self._tail(str(goal))
+        if goal > self._block.start:
+            return f"b{goal:x}"
+        label = self.text.fresh_label("back")
+        over = self.text.fresh_label("over")
+        left, spent = self.text.fresh(), self.text.fresh()
+        self.cold.append(
+            (
+                label,
+                [
+                    f"{left} = load i64, ptr %budget.v",
+                    f"{spent} = icmp sle i64 {left}, 0",
+                    f"br i1 {spent}, label %{over}, label %b{goal:x}, !prof !1",
+                ],
+            )
+        )
+        out = [*self._state_lines(), f"store i64 {goal | 1}, ptr %pc.v", "br label %leave"]
+        self.cold.append((over, out))
+        return label
+
+    def _state_lines(self) -> list[str]:
+        """Write back from the variables, which are up to date."""
+        lines = []
+        for register in _registers(self._dirty()):
+            name, where = self.text.fresh(), self.text.fresh()
+            lines.append(f"{name} = load {_kind(register)}, ptr {_variable(register)}")
+            lines.append(f"{where} = {_home(register)}")
+            lines.append(f"store {_kind(register)} {name}, ptr {where}")
+        return lines
+
+    def _tail(self, goal: str) -> str:
+        """Label of a block that continues in another region, found through its entry slot."""
+        label, wild = self.text.fresh_label("tail"), self.text.fresh_label("wild")
+        self.cold.append((label, ["TAIL", goal, wild, *self._state_lines()]))
+        return label
+
+    def emit_tail(self, goal: str, wild: str, lines: list[str]) -> None:
+        """The body of such a block."""
+        text = self.text
+        for line in lines:
+            text.emit(line)
+        text.emit(f"store i64 {goal}, ptr %pc.v")
+        code = self._entry(goal, wild)
+        pinned = [text.value(f"load i64, ptr {_variable(r)}") for r in abi.PINNED]
+        budget = text.value("load i64, ptr %budget.v")
+        arguments = region_arguments(goal, budget, pinned)
+        result = text.value(f"musttail call {REGION_CC} {REGION_RESULT} {code}({arguments})")
+        text.emit(f"ret {REGION_RESULT} {result}")
+        text.label(wild)
+        self._leave_odd(goal)
+
+    def _leave_odd(self, goal: str) -> None:
+        """Leave with bit 0 set: the goal's page has no entries yet."""
+        odd = self.text.value(f"or i64 {goal}, 1")
+        self.text.emit(f"store i64 {odd}, ptr %pc.v")
+        self.text.emit("br label %leave")
+
+    def _entry(self, goal: str, wild: str) -> str:
+        """The code pointer for a guest address; `wild` where its page has none."""
+        text = self.text
+        if goal.startswith("%"):
+            inside, ok = text.value(f"icmp ult i64 {goal}, {abi.LIMIT}"), text.fresh_label("in")
+            text.emit(f"br i1 {inside}, label %{ok}, label %{wild}, !prof !0")
+            text.label(ok)
+            offset = text.value(f"shl i64 {goal}, 2")
+            slot = text.value(f"add i64 {offset}, {abi.ENTRIES}")
+        else:
+            slot = str(abi.ENTRIES + int(goal) * 4)
+        return load_pointer(text, slot, wild)
+
+    def _finish_block(self) -> None:
+        """Charge the block and bring the variables up to date."""
+        budget = self._charged(len(self._block.steps))
+        self.text.emit(f"store i64 {budget}, ptr %budget.v")
+        self._flush()
+
+    def branch(self, condition: Val, target: Val | int) -> None:
+        goal = target if isinstance(target, int) else target.const
+        assert goal is not None
+        name = condition.name
+        self._finish_block()
+        taken, straight = self._go(goal), self._go(self._block.end)
+        self.text.emit(f"br i1 {name}, label %{taken}, label %{straight}")
+        self._ended = True
+
+    def jump(self, target: Val | int) -> None:
+        where = target if isinstance(target, Val) else constant(self.text, target, 64)
+        kind = self._block.kind
+        name = where.name
+        self._finish_block()
+        if kind == "call":
+            self._call(name)
+        elif kind == "jump" and where.const is not None:
+            self.text.emit(f"br label %{self._go(where.const)}")
+        elif kind == "return":
+            for line in self._state_lines():
+                self.text.emit(line)
+            self.text.emit(f"store i64 {name}, ptr %pc.v")
+            self.text.emit("br label %leave")
+        else:
+            self.text.emit(f"br label %{self._tail(name)}")
+        self._ended = True
+
+    def _call(self, goal: str) -> None:
+        """A guest call is a host call; what comes back tells whether it returned to us."""
+        text = self.text
+        for line in self._state_lines():
+            text.emit(line)
+        wild, deep = text.fresh_label("wild"), text.fresh_label("deep")
+        stack = text.value("call i64 @llvm.read_register.i64(metadata !2)")
+        limit = text.value(f"load i64, ptr {text.value(field('stack_limit'))}")
+        room = text.value(f"icmp ugt i64 {stack}, {limit}")
+        text.emit(f"br i1 {room}, label %{deep}, label %{wild}, !prof !0")
+        text.label(deep)
+        code = self._entry(goal, wild)
+        pinned = [text.value(f"load i64, ptr {_variable(r)}") for r in abi.PINNED]
+        budget = text.value("load i64, ptr %budget.v")
+        arguments = region_arguments(goal, budget, pinned)
+        result = text.value(f"call {REGION_CC} {REGION_RESULT} {code}({arguments})")
+        back = text.value(f"extractvalue {REGION_RESULT} {result}, 0")
+        expected = text.value(f"icmp eq i64 {back}, {self._block.end}")
+        here, away = text.fresh_label("returned"), text.fresh_label("unwind")
+        text.emit(f"br i1 {expected}, label %{here}, label %{away}, !prof !0")
+        self.cold.append((away, [f"ret {REGION_RESULT} {result}"]))
+        odd = text.fresh()
+        self.cold.append(
+            (
+                wild,
+                [f"{odd} = or i64 {goal}, 1", f"store i64 {odd}, ptr %pc.v", "br label %leave"],
+            )
+        )
+        text.label(here)
+        for index, register in enumerate(abi.PINNED):
+            word = text.value(f"extractvalue {REGION_RESULT} {result}, {2 + index}")
+            text.emit(f"store i64 {word}, ptr {_variable(register)}")
+        left = text.value(f"extractvalue {REGION_RESULT} {result}, 1")
+        text.emit(f"store i64 {left}, ptr %budget.v")
+        follower = self.region.blocks.get(self._block.end)
+        if follower is None:
+            text.emit(f"store i64 {back}, ptr %pc.v")
+            text.emit("br label %leave")
+            return
+        self._load_homes(follower.live)
+        text.emit(f"br label %b{follower.start:x}")
+
+    def _load_homes(self, mask: int) -> None:
+        """Load registers that are not pinned from `State` into their variables."""
+        text = self.text
+        for register in _registers(mask):
+            if register in abi.PINNED:
+                continue
+            name = text.value(f"load {_kind(register)}, ptr {text.value(_home(register))}")
+            text.emit(f"store {_kind(register)} {name}, ptr {_variable(register)}")
+
+    # The region.
+    def prologue(self) -> None:
+        """Variables, and the entry's budget test."""
+        text, region = self.text, self.region
+        text.emit("%pc.v = alloca i64")
+        text.emit("%budget.v = alloca i64")
+        text.emit("store i64 %budget, ptr %budget.v")
+        registers = sorted(set(_registers(region.used)) | set(abi.PINNED))
+        for register in registers:
+            text.emit(f"{_variable(register)} = alloca {_kind(register)}")
+        for index, register in enumerate(abi.PINNED):
+            text.emit(f"store i64 %p{index}, ptr {_variable(register)}")
+        text.emit(f"store i64 {region.entry | 1}, ptr %pc.v")
+        spent = text.value("icmp sle i64 %budget, 0")
+        text.emit(f"br i1 {spent}, label %leave, label %go, !prof !1")
+        text.label("go")
+        self._load_homes(region.blocks[region.entry].live)
+        text.emit(f"br label %b{region.entry:x}")
+
+    def block(self, block: Block) -> None:
+        """Translate one block."""
+        self._values.clear()
+        self._narrow.clear()
+        self._written.clear()
+        self.memory.new_block()
+        self._block, self._budget, self._ended, self._retired = block, None, False, 0
+        self.text.label(f"b{block.start:x}")
+        for count, step in enumerate(block.steps):
+            self._step, self._retired, self._here = step, count, None
+            step.decoded.insn.body(self, **step.decoded.fields)
+            if self._ended:
+                return
+        self._finish_block()
+        if block.kind == "stop":
+            for line in self._state_lines():
+                self.text.emit(line)
+            self.text.emit(f"store i64 {block.end | 1}, ptr %pc.v")
+            self.text.emit("br label %leave")
+        else:
+            self.text.emit(f"br label %{self._go(block.end)}")
+
+    def epilogue(self) -> None:
+        """The cold blocks and the one that returns."""
+        text = self.text
+        while self.cold:
+            label, lines = self.cold.pop(0)
+            text.label(label)
+            if lines and lines[0] == "TAIL":
+                self.emit_tail(lines[1], lines[2], lines[3:])
+                continue
+            for line in lines:
+                text.emit(line)
+        text.label("leave")
+        words = [text.value("load i64, ptr %pc.v"), text.value("load i64, ptr %budget.v")]
+        words += [text.value(f"load i64, ptr {_variable(r)}") for r in abi.PINNED]
+        value = "poison"
+        for index, word in enumerate(words):
+            value = text.value(f"insertvalue {REGION_RESULT} {value}, i64 {word}, {index}")
+        text.emit(f"ret {REGION_RESULT} {value}")
+
+
+def _number(index: Val | int) -> int:
+    if isinstance(index, int):
+        return index
+    assert index.const is not None
+    return index.const
+
+
+def region_name(entry: int) -> str:
+    """The symbol of the region that begins at `entry`."""
+    return f"r_{entry:x}"
+
+
+def region_text(insns: InsnSet, region: Region) -> str:
+    """LLVM text of one region."""
+    text = Text()
+    hart = RegionHart(text, insns, region)
+    hart.prologue()
+    for block in region.blocks.values():
+        hart.block(block)
+    hart.epilogue()
+    head = f"define {REGION_CC} {REGION_RESULT} @{region_name(region.entry)}({REGION_PARAMETERS})"
+    return f"{head} #0 {{\nentry:\n{text.body()}\n}}"
+
+
+class _Probe(NativeHart):
+    """Finds where a direct transfer goes, by running it with everything else unknown."""
+
+    def __init__(self, insns: InsnSet, step_pc: int, length: int) -> None:
+        super().__init__(Text(), insns)
+        self._at, self._length = step_pc, length
+        self.target: int | None = None
+
+    def read_x(self, index: Val | int) -> Val:
+        return Val(self.text, 64, "undef")
+
+    def write_x(self, index: Val | int, value: Val) -> None:
+        """Nothing is remembered."""
+
+    @property
+    def pc(self) -> Val:
+        """Address of the transfer."""
+        return constant(self.text, self._at, 64)
+
+    @property
+    def next_pc(self) -> Val:
+        """Address after it."""
+        return constant(self.text, self._at + self._length, 64)
+
+    def jump(self, target: Val | int) -> None:
+        """Note the target."""
+        self.target = target if isinstance(target, int) else target.const
+
+    def branch(self, condition: Val, target: Val | int) -> None:
+        """Note the target."""
+        self.jump(target)
+
+
+def transfer_target(insns: InsnSet, decoded: Decoded, pc: int) -> int | None:
+    """Where a direct jump or branch at `pc` goes, or None."""
+    probe = _Probe(insns, pc, decoded.length)
+    decoded.insn.body(probe, **decoded.fields)
+    return probe.target
+
+
+__all__ = ["RegionHart", "inner_successors", "region_name", "region_text", "transfer_target"]
