@@ -166,7 +166,7 @@ def test_vi_in_a_terminal(guest: Guest, hartwood_command: list[str], tmp_path: P
             (b"three", b"dd"),
             (b"", b"Gofour lines\x1b"),
             (b"four lines", b":s/lines/words/\r"),
-            (b"four words", b":wq\r"),
+            (b":s/lines/words/", b":wq\r"),
         ],
     )
     assert file.read_text() == "two\nthree\nfour words\n", shown

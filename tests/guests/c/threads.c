@@ -18,7 +18,7 @@ static int head, count, once_calls;
 static atomic_uint_fast64_t atomic_add, atomic_xor, atomic_max;
 static atomic_uchar byte_counter;
 static atomic_flag spin = ATOMIC_FLAG_INIT;
-static uint64_t spun;
+static uint64_t spun, written;
 static _Thread_local uint64_t local = 5;
 static _Thread_local char local_text[100] = "initial";
 static atomic_int destroyed;
@@ -42,8 +42,8 @@ static void *work(void *argument) {
         while (atomic_flag_test_and_set_explicit(&spin, memory_order_acquire)) ;
         spun++;
         atomic_flag_clear_explicit(&spin, memory_order_release);
-        if (i % 64 == 0) { pthread_rwlock_wrlock(&rwlock); spun += 2; spun -= 2; pthread_rwlock_unlock(&rwlock); }
-        else if (i % 8 == 0) { pthread_rwlock_rdlock(&rwlock); local++; pthread_rwlock_unlock(&rwlock); }
+        if (i % 64 == 0) { pthread_rwlock_wrlock(&rwlock); written += id; pthread_rwlock_unlock(&rwlock); }
+        else if (i % 8 == 0) { pthread_rwlock_rdlock(&rwlock); local += written != ~0ull; pthread_rwlock_unlock(&rwlock); }
         local += (uint64_t)i;
     }
     sem_post(&semaphore);
@@ -83,7 +83,7 @@ int main(void) {
     for (int i = 0; i < THREADS; i++) { void *result; pthread_join(threads[i], &result); mix((uintptr_t)result); }
     printf("locked %llu add %llu xor %llx byte %d spun %llu once %d destroyed %d\n", (unsigned long long)locked,
         (unsigned long long)atomic_add, (unsigned long long)atomic_xor, byte_counter, (unsigned long long)spun, once_calls, destroyed);
-    mix(atomic_max);
+    mix(atomic_max); mix(written);
     for (uintptr_t i = 0; i < 2; i++) { pthread_create(&threads[i], NULL, produce, (void *)i); pthread_create(&threads[i + 2], NULL, consume, NULL); }
     for (int i = 0; i < THREADS; i++) pthread_join(threads[i], NULL);
     printf("sum %llu\n", (unsigned long long)sum);
