@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 
 from hartwood.errors import Error
 
-#: Rounding modes (Unpriv. table 30): to nearest with ties to even, toward zero, down, up, and to
+#: Rounding modes (Unpriv. 20.2): to nearest with ties to even, toward zero, down, up, and to
 #: nearest with ties away from zero ("to maximum magnitude").
 RNE, RTZ, RDN, RUP, RMM = range(5)
 #: Exception flags: inexact, underflow, overflow, division by zero, invalid.
@@ -300,7 +300,7 @@ def maximum(a: int, b: int, width: int) -> Result:
 
 def to_int(a: int, width: int, int_width: int, signed: bool, rm: int) -> Result:
     """Round to an integer of `int_width` bits, given as an unsigned pattern. What does not fit
-    after rounding saturates and raises NV alone; NaN gives the largest (Unpriv. table 31)."""
+    after rounding saturates and raises NV alone; NaN gives the largest (Unpriv. 20.7)."""
     fmt = _format(width)
     _check_mode(rm)
     lowest, highest = -(1 << int_width - 1), (1 << int_width - 1) - 1
