@@ -8,7 +8,6 @@ import struct
 import threading
 
 import pytest
-from native_code import compile_image
 
 from hartwood.errors import ArenaError, ArenaFull
 from hartwood.jit.arena import (
@@ -21,6 +20,7 @@ from hartwood.jit.arena import (
     CodeArena,
 )
 from hartwood.jit.image import Image
+from native_code import compile_image
 
 PAGE = 4096
 SLOTTED = """
@@ -51,7 +51,8 @@ def native_table(arena: CodeArena) -> list[tuple[int, int, int, int]]:
     for index in range(count):
         at = arena.table + ENTRIES_AT + ENTRY * index
         fields = (ENTRY_START, ENTRY_END, ENTRY_FAULTS, ENTRY_FAULT_COUNT)
-        rows.append(tuple(ctypes.c_uint64.from_address(at + f).value for f in fields))
+        start, end, faults, size = (ctypes.c_uint64.from_address(at + f).value for f in fields)
+        rows.append((start, end, faults, size))
     return rows
 
 
@@ -129,12 +130,10 @@ def test_find_tells_which_image_holds_an_address(arena: CodeArena) -> None:
 
 def test_a_full_arena_says_so_and_a_reset_makes_room(arena: CodeArena) -> None:
     for _ in range(4):
-        while True:
-            try:
-                arena.install(returning(5, pages=60))
-            except ArenaFull as full:
-                assert "1 MiB" in str(full)
-                break
+        for _ in range(4):
+            arena.install(returning(5, pages=60))
+        with pytest.raises(ArenaFull, match="1 MiB"):
+            arena.install(returning(5, pages=60))
         assert arena.used == 240 * PAGE
         arena.reset()
         assert arena.used == 0

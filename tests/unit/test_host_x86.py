@@ -10,12 +10,12 @@ from functools import lru_cache
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from native_code import compile_image, compile_object
 
 from hartwood.errors import Error
 from hartwood.jit import host_x86
 from hartwood.jit.arena import CodeArena
 from hartwood.jit.image import Image
+from native_code import compile_image, compile_object
 
 SIZES = (1, 2, 4, 8)
 U64 = ctypes.c_uint64

@@ -10,11 +10,11 @@ from functools import lru_cache
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from native_code import compile_image, compile_object
 
 from hartwood.errors import Error, ImageError
 from hartwood.jit import host_x86
 from hartwood.jit.image import Image, flatten
+from native_code import compile_image, compile_object
 
 SAMPLE = f"""
 @slot = hidden externally_initialized global i64 0, section ".hwslot"
