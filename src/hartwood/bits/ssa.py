@@ -169,6 +169,11 @@ class Val:
     __ror__ = __or__
 
     def __xor__(self, other: Val | int) -> Val:
+        if isinstance(other, int) and other == 1 << (self.width - 1) and self.is_float:
+            # It stays in its register.
+            kind = "double" if self.width == 64 else "float"
+            name = self.text.value(f"fneg {kind} {self.float_name}")
+            return Val(self.text, self.width, fp=name)
         return self._binary("__xor__", "xor", other)
 
     __rxor__ = __xor__
@@ -191,13 +196,17 @@ class Val:
     def lt_u(self, other: Val | int) -> Val:
         return self._compare("lt_u", "ult", other)
 
-    def _shift(self, method: str, opcode: str, amount: Val | int) -> Val:
+    def _amount(self, amount: Val | int) -> Val:
+        """A shift amount in this value's width; only its low bits count."""
         if isinstance(amount, Val) and amount.width != self.width:
-            by = amount.trunc(self.width) if amount.width > self.width else amount.zext(self.width)
-        else:
-            by = self.coerce(amount)
+            if amount.width > self.width:
+                return amount.trunc(self.width)
+            return amount.zext(self.width)
+        return self.coerce(amount)
+
+    def _shift(self, method: str, opcode: str, amount: Val | int) -> Val:
         # LLVM's shifts are poison from the width on; the word says modulo.
-        return self._binary(method, opcode, by & (self.width - 1))
+        return self._binary(method, opcode, self._amount(amount) & (self.width - 1))
 
     def shl(self, amount: Val | int) -> Val:
         return self._shift("shl", "shl", amount)
@@ -209,7 +218,7 @@ class Val:
         return self._shift("shr_s", "ashr", amount)
 
     def _rotate(self, method: str, intrinsic: str, amount: Val | int) -> Val:
-        by = self.coerce(amount)
+        by = self._amount(amount)
         folded = self._fold(method, by)
         if folded is not None:
             return folded
@@ -343,11 +352,6 @@ class SsaFile:
         self._write(index, value)
 
 
-#: What an unboxed narrow value reads as (Unpriv. 21.2), and the box itself.
-CANONICAL_NAN_32 = 0x7FC0_0000
-BOX_32 = 0xFFFF_FFFF_0000_0000
-
-
 class SsaHart:
     """The part of `words.Hart` that all translations share; where registers live, what memory is
     and how control leaves are the business of the subclasses in `jit`.
@@ -376,16 +380,16 @@ class SsaHart:
         raise NotImplementedError
 
     def _read_f32(self, index: Val | int) -> Val:
-        raw = self.read_f(index)
-        boxed = raw.shr_u(32) == 0xFFFF_FFFF
-        return self.select(boxed, raw.trunc(32), CANONICAL_NAN_32)
+        """The narrow value in register `index`, unboxed."""
+        raise NotImplementedError
 
     def _write_f32(self, index: Val | int, value: Val) -> None:
-        self.write_f(index, value.zext(64) | BOX_32)
+        """Write a narrow value, boxed."""
+        raise NotImplementedError
 
-    def const(self, value: int, width: int = 64) -> Val:
-        """A known value."""
-        return constant(self.text, value, width)
+    def const(self, value: Val | int, width: int = 64) -> Val:
+        """A number with a width; a value stays what it is."""
+        return value if isinstance(value, Val) else constant(self.text, value, width)
 
     def select(self, condition: Val | int, if_true: Val | int, if_false: Val | int) -> Val:
         """See `words.Hart.select`. The width of two numbers is 64."""

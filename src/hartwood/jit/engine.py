@@ -8,7 +8,6 @@ with here.
 from __future__ import annotations
 
 import ctypes
-from time import perf_counter
 
 from hartwood.errors import Error
 from hartwood.jit import abi
@@ -101,8 +100,6 @@ class Engine:
         libc.syscall(_SYS_ARCH_PRCTL, _ARCH_SET_GS, ctypes.c_uint64(self.space.base))
         at = ctypes.addressof(state)
         self.signals.register_thread(at + abi.offset("fault_signo"), at + abi.offset("stop"))
-        here = ctypes.addressof(ctypes.c_int())  # only for its order of magnitude
-        del here
         state.stack_limit = _stack_pointer() - (5 << 20)
 
     def run(self, state: abi.State, budget: int = SLICE) -> int:
@@ -204,6 +201,28 @@ class Engine:
                         return False
         return True
 
+    def before_fork(self) -> None:
+        """Bring everything to a state that a child can take over."""
+        self.signals.before_fork()
+        self.arena.lock.acquire()
+
+    def after_fork_parent(self) -> None:
+        """Go on as before."""
+        self.arena.lock.release()
+        self.signals.after_fork_in_parent()
+
+    def after_fork_child(self) -> None:
+        """The worker is the parent's; the code and the shadows are this process's own copies."""
+        self.arena.lock.release()
+        self.signals.after_fork_in_child()
+        self.client.drop()
+        self._requested.clear()
+        self._pending.clear()
+
+    def stats(self) -> dict[str, object]:
+        """Counters under the names of `--stats`."""
+        return {"regions": self.regions, "compile_seconds": self.client.compile_seconds}
+
     def close(self) -> None:
         """End the worker and give address space back."""
         self.client.close()
@@ -215,7 +234,3 @@ def _stack_pointer() -> int:
     with open("/proc/thread-self/syscall") as file:
         return int(file.read().split()[-2], 16)
 
-
-def now() -> float:
-    """Seconds on a steady clock."""
-    return perf_counter()

@@ -245,13 +245,16 @@ def _outer(name: str, first: str) -> str:
     return f"define void @{name}(ptr %s) #0 {{\nentry:\n{text.body()}\n}}"
 
 
+def shared_text() -> list[str]:
+    """What the handlers of every bank leave through."""
+    texts = (_leave(), _simple("fetch", abi.FETCH), _over())
+    return [text.replace("define ", "define internal ", 1) for text in texts]
+
+
 def entry_text() -> list[str]:
-    """Text of everything here; needs `@decode_word` in the same module."""
+    """The rest; needs `@decode_word` and `shared_text` in the same module."""
     return [
-        _leave(),
-        _simple("fetch", abi.FETCH),
         _simple("stepped", abi.SLICE),
-        _over(),
         _decode(),
         _once("once", "resync"),
         _once("once_only", "stepped"),

@@ -158,7 +158,7 @@ class HandlerHart(NativeHart):
         reason = abi.ILLEGAL if cause == 2 else abi.TRAP
         for line in self._leave(reason, cause, value.name):
             self.text.emit(line)
-        self.ended = True
+        self.text.label(self.text.fresh_label("dead"))
 
     def trap_if(self, condition: Val, cause: int, tval: Val | int = 0) -> None:
         text = self.text

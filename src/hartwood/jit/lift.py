@@ -7,7 +7,7 @@ changed is written back first, so the hart's state is complete at every exit.
 
 from __future__ import annotations
 
-from hartwood.bits.ssa import BOX_32, Text, Val, constant
+from hartwood.bits.ssa import Text, Val, constant
 from hartwood.isa.insn import Decoded
 from hartwood.isa.insnset import InsnSet
 from hartwood.jit import abi
@@ -57,6 +57,7 @@ class RegionHart(NativeHart):
         self._budget: str | None = None
         self._ended = False
         self._here: str | None = None
+        self._rounding_known = False
 
     # Registers.
     def _read(self, register: int) -> Val:
@@ -94,7 +95,7 @@ class RegionHart(NativeHart):
         return self._narrow[register]
 
     def _write_f32(self, index: Val | int, value: Val) -> None:
-        self.write_f(index, value.zext(64) | BOX_32)
+        super()._write_f32(index, value)
         self._narrow[F0 + _number(index)] = value
 
     # Where control is.
@@ -169,10 +170,19 @@ class RegionHart(NativeHart):
             self._here = self._exit_at(self._step.pc, self._retired)
         return self._here
 
+    def dynamic_rounding(self) -> None:
+        """Once a block: what changes `frm` ends it."""
+        if not self._rounding_known:
+            super().dynamic_rounding()
+            self._rounding_known = True
+
+    def csr_update(self, number: Val | int, op: str, value: Val | int, source: Val | int) -> Val:
+        self._rounding_known = False
+        return super().csr_update(number, op, value, source)
+
     # Leaving early.
     def trap(self, cause: int, tval: Val | int = 0) -> None:
-        self.text.emit(f"br label %{self._exit_here()}")
-        self._ended = True
+        self.only_reference()
 
     def trap_if(self, condition: Val, cause: int, tval: Val | int = 0) -> None:
         if condition.const == 0:
@@ -382,6 +392,7 @@ class RegionHart(NativeHart):
         self._written.clear()
         self.memory.new_block()
         self._block, self._budget, self._ended, self._retired = block, None, False, 0
+        self._rounding_known = False
         self.text.label(f"b{block.start:x}")
         for count, step in enumerate(block.steps):
             self._step, self._retired, self._here = step, count, None

@@ -7,6 +7,8 @@ subclass (`only_reference_if`, the fault labels of `memory`).
 from __future__ import annotations
 
 from hartwood.bits.ssa import SsaHart, Text, Val, constant
+from hartwood.bits.ssa_float import DYN, on_host
+from hartwood.bits.ssa_float_x86 import X86Float
 from hartwood.isa.insnset import InsnSet
 from hartwood.jit.access import FlatMemory
 from hartwood.jit.calling import field
@@ -22,6 +24,11 @@ class NativeHart(SsaHart):
     def __init__(self, text: Text, insns: InsnSet) -> None:
         super().__init__(text)
         self.insns = insns
+        self._float = X86Float(text, self._scratch, lambda: self.state_load("frm").name)
+
+    def _scratch(self) -> str:
+        """Memory of this hart's through which the host's control word travels."""
+        return self.text.value(field("scratch"))
 
     def state_load(self, name: str, width: int = 64) -> Val:
         """A field of `State`."""
@@ -85,10 +92,151 @@ class NativeHart(SsaHart):
 
     def csr_update(self, number: Val | int, op: str, value: Val | int, source: Val | int) -> Val:
         """See `words.Hart.csr_update`."""
+        known = number if isinstance(number, int) else number.const
+        if known is None:
+            return self._csr_switch(number, op, value, source)  # type: ignore[arg-type]
+        csr = self.insns.csrs.get(known)
+        if csr is None:
+            self.only_reference()
+            return constant(self.text, 0, 64)
+        return csr.update(self, op, value, source)  # type: ignore[arg-type, return-value]
+
+    def _csr_switch(self, number: Val, op: str, value: Val | int, source: Val | int) -> Val:
+        """The same for a number that is known only when running: each CSR's definition in a
+        block of its own. Those that need the reference leave from there."""
+        text = self.text
+        labels = {known: text.fresh_label("csr") for known in self.insns.csrs}
+        other, join = text.fresh_label("csr"), text.fresh_label("csrd")
+        arms = " ".join(f"i64 {known}, label %{label}" for known, label in labels.items())
+        text.emit(f"switch i64 {number.name}, label %{other} [{arms}]")
+        results = []
+        for known, label in labels.items():
+            text.label(label)
+            old = self.csr_update(known, op, value, source).name
+            results.append(f"[{old}, %{text.block}]")
+            text.emit(f"br label %{join}")
+        text.label(other)
         self.only_reference()
-        return constant(self.text, 0, 64)
+        text.emit("unreachable")
+        text.label(join)
+        return Val(text, 64, text.value(f"phi i64 {', '.join(results)}"))
 
     def counter(self, name: str) -> Val:
         """See `words.Hart.counter`: the reference knows the time."""
         self.only_reference()
         return constant(self.text, 0, 64)
+
+    # Floating point. MXCSR holds the guest's flags and rounding mode while native code runs.
+    @property
+    def fflags(self) -> Val:
+        """See `words.Hart.fflags`."""
+        return Val(self.text, 64, self._float.read_flags())
+
+    @fflags.setter
+    def fflags(self, value: Val | int) -> None:
+        self._float.write_flags(self.const(value, 64).name)
+
+    @property
+    def frm(self) -> Val:
+        """See `words.Hart.frm`."""
+        return self.state_load("frm")
+
+    @frm.setter
+    def frm(self, value: Val | int) -> None:
+        mode = self.const(value, 64) & 7
+        self.state_store("frm", mode)
+        self.state_store("frm_reserved", mode.shr_u(2))
+        self._float.write_mode(mode.name)
+
+    def dynamic_rounding(self) -> None:
+        """The instruction rounds as `frm` says: leave where the host's FPU cannot do that."""
+        self.only_reference_if((self.state_load("frm_reserved") != 0).name)
+
+    def _mode(self, rm: int) -> int:
+        """A rounding mode that the host can do; RMM leaves for the reference."""
+        if rm == DYN:
+            self.dynamic_rounding()
+        elif not on_host(rm):
+            self.only_reference()
+            return 0
+        return rm
+
+    def _result(self, width: int, name: str) -> Val:
+        return Val(self.text, width, fp=name)
+
+    def _flag(self, name: str) -> Val:
+        return Val(self.text, 1, name)
+
+    def fadd(self, a: Val, b: Val, rm: int) -> Val:
+        """See `words.Hart.fadd`."""
+        mode = self._mode(rm)
+        return self._result(a.width, self._float.add(a.float_name, b.float_name, a.width, mode))
+
+    def fsub(self, a: Val, b: Val, rm: int) -> Val:
+        """See `words.Hart.fsub`."""
+        mode = self._mode(rm)
+        return self._result(a.width, self._float.sub(a.float_name, b.float_name, a.width, mode))
+
+    def fmul(self, a: Val, b: Val, rm: int) -> Val:
+        """See `words.Hart.fmul`."""
+        mode = self._mode(rm)
+        return self._result(a.width, self._float.mul(a.float_name, b.float_name, a.width, mode))
+
+    def fdiv(self, a: Val, b: Val, rm: int) -> Val:
+        """See `words.Hart.fdiv`."""
+        mode = self._mode(rm)
+        return self._result(a.width, self._float.div(a.float_name, b.float_name, a.width, mode))
+
+    def fsqrt(self, a: Val, rm: int) -> Val:
+        """See `words.Hart.fsqrt`."""
+        mode = self._mode(rm)
+        return self._result(a.width, self._float.sqrt(a.float_name, a.width, mode))
+
+    def fma(self, a: Val, b: Val, c: Val, rm: int) -> Val:
+        """See `words.Hart.fma`."""
+        mode = self._mode(rm)
+        names = a.float_name, b.float_name, c.float_name
+        return self._result(a.width, self._float.fma(*names, a.width, mode))
+
+    def fmin(self, a: Val, b: Val) -> Val:
+        """See `words.Hart.fmin`."""
+        return self._result(a.width, self._float.minimum(a.float_name, b.float_name, a.width))
+
+    def fmax(self, a: Val, b: Val) -> Val:
+        """See `words.Hart.fmax`."""
+        return self._result(a.width, self._float.maximum(a.float_name, b.float_name, a.width))
+
+    def feq(self, a: Val, b: Val) -> Val:
+        """See `words.Hart.feq`."""
+        return self._flag(self._float.eq(a.float_name, b.float_name, a.width))
+
+    def flt(self, a: Val, b: Val) -> Val:
+        """See `words.Hart.flt`."""
+        return self._flag(self._float.lt(a.float_name, b.float_name, a.width))
+
+    def fle(self, a: Val, b: Val) -> Val:
+        """See `words.Hart.fle`."""
+        return self._flag(self._float.le(a.float_name, b.float_name, a.width))
+
+    def float_to_int(self, a: Val, width: int, signed: bool, rm: int) -> Val:
+        """See `words.Hart.float_to_int`; the host side knows every static mode."""
+        if rm == DYN:
+            self.dynamic_rounding()
+        name = self._float.to_int(a.float_name, a.width, width, signed, rm)
+        return Val(self.text, width, name)
+
+    def int_to_float(self, a: Val, signed: bool, width: int, rm: int) -> Val:
+        """See `words.Hart.int_to_float`."""
+        mode = self._mode(rm)
+        return self._result(width, self._float.from_int(a.name, a.width, signed, width, mode))
+
+    def float_to_float(self, a: Val, width: int, rm: int) -> Val:
+        """See `words.Hart.float_to_float`."""
+        mode = self._mode(rm)
+        return self._result(width, self._float.convert(a.float_name, a.width, width, mode))
+
+    def _read_f32(self, index: Val | int) -> Val:
+        return Val(self.text, 32, fp=self._float.unbox(self.read_f(index).float_name))
+
+    def _write_f32(self, index: Val | int, value: Val) -> None:
+        self.write_f(index, Val(self.text, 64, fp=self._float.box(value.float_name)))

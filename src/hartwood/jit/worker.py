@@ -13,7 +13,7 @@ from hartwood.isa.riscv import RISCV
 from hartwood.jit import host_x86_signals
 from hartwood.jit.compile import compile_image
 from hartwood.jit.decoder import decoder_text
-from hartwood.jit.entry import entry_text
+from hartwood.jit.entry import entry_text, shared_text
 from hartwood.jit.flow import Explorer, FlowError
 from hartwood.jit.interp import BANKS, bank_text, banks, numbering
 from hartwood.jit.lift import region_text, transfer_target
@@ -30,7 +30,7 @@ REGION_LIMIT = 400
 def bank_image(insns: InsnSet, bank: str) -> Image:
     """The image of one interpreter bank; the base bank carries the decoder and the entries. Its
     meta is one byte a handler number: the index of its bank in `BANKS`."""
-    functions = list(bank_text(insns, bank))
+    functions = [*bank_text(insns, bank), *shared_text()]
     meta = b""
     if bank == "base":
         numbers = numbering(insns)

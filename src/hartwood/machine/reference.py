@@ -1,0 +1,158 @@
+"""The reference engine: definitions run over Python integers.
+
+It executes single instructions that the native engines hand over (rounding modes without host
+support, counters), and whole programs for `--engine reference`.
+"""
+
+from __future__ import annotations
+
+import time
+
+from hartwood.bits.ints import IntHart, Trap, amo_result
+from hartwood.errors import MemoryFault
+from hartwood.isa.riscv import RISCV
+from hartwood.jit import abi
+from hartwood.machine.floating import flags_of, mxcsr_of
+from hartwood.mem.flat import FlatSpace
+from hartwood.mem.regions import EXEC
+
+#: Exception codes (Priv. table 3.7).
+FETCH_FAULT, LOAD_FAULT, STORE_FAULT = 12, 13, 15
+
+class SpaceMemory:
+    """`ints.Memory` over a guest address space."""
+
+    def __init__(self, space: FlatSpace) -> None:
+        self._space = space
+
+    def load(self, address: int, size: int) -> int:
+        """Read `size` bytes; raises `Trap` where the guest may not."""
+        try:
+            return int.from_bytes(self._space.read(address, size), "little")
+        except MemoryFault as fault:
+            raise Trap(LOAD_FAULT, fault.address) from None
+
+    def store(self, address: int, size: int, value: int) -> None:
+        """Write `size` bytes; raises `Trap` where the guest may not."""
+        data = value.to_bytes(size, "little")
+        try:
+            try:
+                self._space.write(address, data)
+            except MemoryFault:
+                if not self._space.unprotect_code(address, address + size):
+                    raise
+                self._space.write(address, data)
+        except MemoryFault as fault:
+            raise Trap(STORE_FAULT, fault.address) from None
+
+    def amo(self, op: str, address: int, size: int, value: int) -> int:
+        """Atomic as far as other Python threads go: the GIL is held."""
+        old = self.load(address, size)
+        self.store(address, size, amo_result(op, old, value, size))
+        return old
+
+    def compare_exchange(self, address: int, size: int, expected: int, value: int) -> bool:
+        """The same for a conditional store."""
+        if self.load(address, size) != expected:
+            return False
+        self.store(address, size, value)
+        return True
+
+
+class _Registers:
+    """`ints.Registers` over the state that native code uses."""
+
+    def __init__(self, state: abi.State) -> None:
+        self._state = state
+        self.x = state.x
+        self.f = state.f
+
+    @property
+    def pc(self) -> int:
+        return self._state.pc  # type: ignore[no-any-return]
+
+    @pc.setter
+    def pc(self, value: int) -> None:
+        self._state.pc = value
+
+    @property
+    def fflags(self) -> int:
+        return flags_of(self._state.mxcsr)
+
+    @fflags.setter
+    def fflags(self, value: int) -> None:
+        self._state.mxcsr = mxcsr_of(value, self._state.frm)
+
+    @property
+    def frm(self) -> int:
+        return self._state.frm  # type: ignore[no-any-return]
+
+    @frm.setter
+    def frm(self, value: int) -> None:
+        flags = self.fflags
+        self._state.frm = value
+        self._state.frm_reserved = value > 3
+        self._state.mxcsr = mxcsr_of(flags, value)
+
+    @property
+    def reservation(self) -> tuple[int, int, int] | None:
+        at = self._state.reserved_address
+        return None if at >= abi.LIMIT else (at, self._state.scratch[0], self._state.reserved_value)
+
+    @reservation.setter
+    def reservation(self, value: tuple[int, int, int] | None) -> None:
+        if value is None:
+            self._state.reserved_address = (1 << 64) - 1
+        else:
+            self._state.reserved_address = value[0]
+            self._state.scratch[0], self._state.reserved_value = value[1:]
+
+
+class Reference:
+    """Executes instructions of one hart by their definitions."""
+
+    def __init__(self, space: FlatSpace, state: abi.State) -> None:
+        self._space = space
+        self._state = state
+        self._registers = _Registers(state)
+        self._hart = IntHart(self._registers, SpaceMemory(space), RISCV.csrs, self._counter)
+
+    def _counter(self, name: str) -> int:
+        if name == "time":
+            return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 100
+        if name == "cycle":
+            return time.perf_counter_ns()
+        budget = self._state.budget
+        budget -= (budget >> 63) << 64
+        return int(self._state.instret + self._state.slice_budget - budget)
+
+    def _fetch(self, pc: int) -> int:
+        """The instruction word at `pc`; raises `Trap` where the guest may not execute."""
+        word = 0
+        for part in (0, 2):
+            at = pc + part
+            region = self._space.regions.at(at) if at < abi.LIMIT else None
+            if region is None or not region.prot & EXEC:
+                raise Trap(FETCH_FAULT, at)
+            word |= int.from_bytes(self._space.read(at, 2), "little") << 8 * part
+            if word & 3 != 3:
+                break
+        return word
+
+    def step(self) -> int:
+        """Execute the instruction at the pc; gives the reason to stop, or `abi.NONE`."""
+        state = self._state
+        try:
+            decoded = RISCV.decode(self._fetch(state.pc))
+            if decoded is None:
+                return abi.ILLEGAL
+            self._hart.step(decoded)
+        except Trap as trap:
+            state.cause, state.tval = trap.cause, trap.tval
+            if trap.cause == FETCH_FAULT:
+                return abi.FETCH
+            if trap.cause == 2:
+                return abi.ILLEGAL
+            return abi.FAULT if trap.cause in (LOAD_FAULT, STORE_FAULT) else abi.TRAP
+        state.budget -= 1
+        return abi.NONE
