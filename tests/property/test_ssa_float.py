@@ -32,10 +32,12 @@ from property.host_floats import (
     Compiled,
     begin,
     call,
+    emit,
     end,
     function_text,
     operand,
     operation_text,
+    result_kind,
     store,
 )
 
@@ -211,6 +213,60 @@ def test_programs(width: int, seed: int) -> None:
             frame, flags = call(function, values, 0, frm, keep_mode=False)
             got = frame[3] & (1 << width) - 1, frame[0], flags
             assert got == program_reference(steps, values, width, frm), (steps, values, frm)
+
+
+# Operands that LLVM knows, and must not compute with: it does not know the rounding mode.
+
+
+def literal(bits: int, width: int) -> str:
+    """A pattern as an LLVM constant, which spells a float as a double of the same value."""
+    if width == 32:
+        narrow, wide = softfloat.FORMATS[32], softfloat.FORMATS[64]
+        if narrow.is_nan(bits):
+            payload = bits & (1 << narrow.fraction) - 1
+            sign = wide.sign if bits & narrow.sign else 0
+            bits = sign | wide.infinity | payload << wide.fraction - narrow.fraction
+        else:
+            bits, _ = softfloat.convert(bits, 32, 64, RNE)
+    return f"0x{bits:016X}"
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_constant_operands(width: int) -> None:
+    rng = random.Random(width)
+    one, three = (softfloat.from_int(n, 32, True, width, RNE)[0] for n in (1, 3))
+    third, _ = softfloat.div(one, three, width, RNE)
+    constants = [*SPECIALS[width], third, third | softfloat.FORMATS[width].sign]
+    chosen: list[tuple[Operation, list[int | None]]] = []
+    for operation in OPERATIONS:
+        if operation.width != width or operation.takes_int:
+            continue
+        for bits in constants:
+            values: list[int | None] = [rng.choice(constants) for _ in range(operation.operands)]
+            values[rng.randrange(operation.operands)] = bits
+            chosen.append((operation, values))
+            if operation.operands > 1:
+                chosen.append((operation, [None, *values[1:]]))
+                chosen.append((operation, [*values[:-1], None]))
+                chosen.append((operation, [bits] * operation.operands))
+    texts = []
+    for index, (operation, known) in enumerate(chosen):
+        text = Text()
+        loaded = [operand(text, i, KIND[width]) for i in range(3)]
+        host = begin(text)
+        used = [loaded[i] if bits is None else literal(bits, width) for i, bits in enumerate(known)]
+        result = emit(host, operation, DYN, used)
+        end(text)
+        store(text, result_kind(operation), result)
+        texts.append(function_text(f"c{index}", text))
+    compiled = Compiled(texts)
+    for index, (operation, known) in enumerate(chosen):
+        function = compiled.function(f"c{index}")
+        for frm in FRM:
+            given_now = [rng.choice(constants) if bits is None else bits for bits in known]
+            frame, flags = call(function, given_now, 0, frm)
+            got = frame[3] & (1 << operation.result_width) - 1, flags
+            assert got == operation.run(given_now, frm), (operation.name, known, given_now, frm)
 
 
 # The environment, and boxes.

@@ -17,7 +17,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Protocol
 
-from hartwood.bits.softfloat import FORMATS, RDN, RNE, RTZ, RUP, FloatError
+from hartwood.bits.softfloat import FORMATS, RDN, RMM, RNE, RTZ, RUP, FloatError
 
 #: The `rm` field that means "as `frm` says" (Unpriv. 20.2).
 DYN = 7
@@ -161,6 +161,13 @@ class HostFloat(ABC):
         text.label(join)
         return text.value(f"phi {kind} [{usual}, %{before}], [{other}, %{after}]")
 
+    def _opaque(self, value: str, width: int) -> str:
+        """The value, by a path that LLVM does not look through. It folds exact operations on
+        constants even where it does not know the rounding mode, but 1 - 1 is -0 rounding down.
+        No instruction is left of this, nor any time that could be measured."""
+        kind = KIND[width]
+        return self.text.value(f"call {kind} @llvm.arithmetic.fence.f{width}({kind} {value})")
+
     def _is_nan(self, value: str, width: int) -> str:
         # An ordinary compare, which LLVM may move: for a value that is no signalling NaN (or
         # whose NV is raised anyhow) it raises nothing.
@@ -213,11 +220,11 @@ class HostFloat(ABC):
 
     def add(self, a: str, b: str, width: int, rm: int = DYN, *, raw: bool = False) -> str:
         """a + b."""
-        return self._arithmetic("fadd", (a, b), width, rm, raw)
+        return self._arithmetic("fadd", (a, self._opaque(b, width)), width, rm, raw)
 
     def sub(self, a: str, b: str, width: int, rm: int = DYN, *, raw: bool = False) -> str:
         """a - b."""
-        return self._arithmetic("fsub", (a, b), width, rm, raw)
+        return self._arithmetic("fsub", (a, self._opaque(b, width)), width, rm, raw)
 
     def mul(self, a: str, b: str, width: int, rm: int = DYN, *, raw: bool = False) -> str:
         """a * b."""
@@ -233,8 +240,8 @@ class HostFloat(ABC):
 
     def fma(self, a: str, b: str, c: str, width: int, rm: int = DYN) -> str:
         """a * b + c with one rounding; never raw, because NaNs are looked at anyhow."""
-        kind = KIND[width]
-        result = self._rounded(rm, kind, lambda: self._same("fma", width, (a, b, c), _ROUND))
+        kind, operands = KIND[width], (a, b, self._opaque(c, width))
+        result = self._rounded(rm, kind, lambda: self._same("fma", width, operands, _ROUND))
 
         def rare() -> str:
             self._fused_nan(a, b, width)
@@ -327,6 +334,8 @@ class HostFloat(ABC):
             return self._same(names[rm], width, (a,))
         if rm == DYN:
             return self._same("nearbyint", width, (a,), _ROUND)
+        if rm != RMM:
+            raise NotOnHost(f"there is no rounding mode {rm}")
         # RMM: away from zero where at least a half was cut off. All exact: whoever has a
         # fraction is small enough, and infinities and NaNs raise NV in any case.
         text, kind = self.text, KIND[width]
@@ -358,8 +367,7 @@ class HostFloat(ABC):
         return text.value(f"select i1 {low}, i{int_width} {lowest}, i{int_width} {highest}")
 
     def to_int(self, a: str, width: int, int_width: int, signed: bool, rm: int = DYN) -> str:
-        """Round to an integer of `int_width` bits, saturating. Every rounding mode but DYN with
-        a mode that the host has not."""
+        """Round to an integer of `int_width` bits, saturating; RMM works here."""
         text, kind = self.text, f"i{int_width}"
         integral = self._integral(a, width, rm)
         lowest, limit = (-(2.0 ** (int_width - 1)), 2.0 ** (int_width - 1))
