@@ -37,6 +37,10 @@ class ArenaFull(ArenaError):
     """No room for another image. `CodeArena.reset` makes room."""
 
 
+class HostError(Error):
+    """Something that this host has no instruction or no system call for."""
+
+
 class SignalError(Error):
     """The host refuses a signal handler, or too many threads are registered with the runtime."""
 

@@ -77,8 +77,7 @@ class World:
         return self.guest
 
     def use_guest(self) -> None:
-        if libc.syscall(host_x86.SYS_ARCH_PRCTL, host_x86.ARCH_SET_GS, ctypes.c_ulong(self.guest)):
-            raise OSError(ctypes.get_errno(), "arch_prctl")
+        host_x86.use_guest_memory(self.guest)
 
     def call(self, nr: int, *arguments: int, pending: int | None = None) -> int:
         words = (*arguments, 0, 0, 0, 0, 0, 0)[:6]

@@ -9,13 +9,16 @@ Assembler Expressions" and "callbr"; Intel SDM volume 2.
 
 from __future__ import annotations
 
-from hartwood.errors import Error
+from os import strerror
+
+from hartwood.errors import HostError
+from hartwood.mem import hostmem
 
 #: The text assembles only for this target; the runtime refuses to start elsewhere.
 MACHINE = "x86_64"
 
-#: arch_prctl(2): its number, and the code that sets the base of the gs segment.
-SYS_ARCH_PRCTL = 158
+# System calls, and the code with which arch_prctl(2) sets the base of the gs segment.
+SYS_RT_SIGACTION, SYS_RT_SIGRETURN, SYS_ARCH_PRCTL, SYS_GETTID = 13, 15, 158, 186
 ARCH_SET_GS = 0x1001
 #: AT_HWCAP2 bit that says user mode may execute WRGSBASE.
 HWCAP2_FSGSBASE = 1 << 1
@@ -33,10 +36,6 @@ _EFFECTS = "nounwind memory(inaccessiblemem: readwrite)"
 
 #: Name and flags of the section of fault entries, as the assembler wants them.
 _SECTION = ".hwfault,\\22a\\22"
-
-
-class HostError(Error):
-    """An access or an operation that this host has no instruction for."""
 
 
 def _access(
@@ -217,6 +216,17 @@ def load_mxcsr(pointer: str) -> str:
 def store_mxcsr(pointer: str) -> str:
     """A statement that writes the floating-point control and status word to an `i32` in memory."""
     return f'call void asm sideeffect "stmxcsr $0", "=*m"(ptr elementtype(i32) {pointer})'
+
+
+def use_guest_memory(base: int) -> None:
+    """Make the host address `base` where guest address 0 is, for generated code in this thread.
+
+    A system call, which every kernel has; code that must be quicker uses `set_gs_base`. A forked
+    child keeps it, a new thread does not. Raises `HostError`.
+    """
+    result = hostmem.syscall(SYS_ARCH_PRCTL, ARCH_SET_GS, base)
+    if result:
+        raise HostError(f"no guest memory at host address {base:#x}: {strerror(-result)}")
 
 
 def set_gs_base(address: str) -> str:

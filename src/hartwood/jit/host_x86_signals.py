@@ -19,8 +19,6 @@ _RDI, _RSP, _RIP, _ERROR = (_GREGS + 8 * n for n in (8, 15, 16, 19))
 # siginfo: si_signo, si_errno, si_code, then (8-aligned) si_addr for a fault.
 _SI_CODE, _SI_ADDR = 8, 16
 
-_SYS_RT_SIGACTION, _SYS_GETTID, _SYS_RT_SIGRETURN = 13, 186, 15
-
 # A signal that arrives in [start, end) finds the call not yet made, or backed out of by the
 # kernel for a restart (SA_RESTART): either way it may be given up without a trace.
 _ASSEMBLER = f"""
@@ -54,7 +52,7 @@ hw_window_interrupted:
 .globl hw_restorer
 .type hw_restorer,@function
 hw_restorer:
-  movl ${_SYS_RT_SIGRETURN}, %eax
+  movl ${host_x86.SYS_RT_SIGRETURN}, %eax
   syscall
 """
 
@@ -241,7 +239,7 @@ chain:
   %poff1 = add i64 %poff, {layout.PREVIOUS}
   %prev = getelementptr i8, ptr %ctx, i64 %poff1
   %previ = ptrtoint ptr %prev to i64
-  %r = {_syscall(_SYS_RT_SIGACTION, "%wide", "%previ", "0", "8")}
+  %r = {_syscall(host_x86.SYS_RT_SIGACTION, "%wide", "%previ", "0", "8")}
   ret void
 }}
 """
@@ -275,7 +273,7 @@ claim:
 fill:
   %csigno = getelementptr i8, ptr %cell, i64 {layout.CELL_SIGNO}
   store i32 %signo, ptr %csigno
-  %tid = {_syscall(_SYS_GETTID)}
+  %tid = {_syscall(host_x86.SYS_GETTID)}
   %tid32 = trunc i64 %tid to i32
   %ctid = getelementptr i8, ptr %cell, i64 {layout.CELL_TID}
   store i32 %tid32, ptr %ctid

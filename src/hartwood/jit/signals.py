@@ -14,6 +14,7 @@ from struct import Struct
 
 from hartwood.errors import SignalError
 from hartwood.jit.arena import reserve
+from hartwood.jit.host_x86 import SYS_RT_SIGACTION
 from hartwood.mem import hostmem
 
 TYPE_CHECKING = False
@@ -45,16 +46,12 @@ CONTEXT = RING + CELL * CELLS
 
 SIGBUS, SIGSEGV = 7, 11
 
-_SYS_RT_SIGACTION = 13
 _SA_SIGINFO, _SA_RESTORER = 0x4, 0x0400_0000
 _SA_ONSTACK, _SA_RESTART = 0x0800_0000, 0x1000_0000
 _ACTION = Struct("<4Q")  # handler, flags, restorer, mask
 _INFO_HEAD = Struct("<iii")
 _CELL_HEAD = Struct("<II")
 
-_syscall = ctypes.PyDLL(None, use_errno=True).syscall
-_syscall.restype = ctypes.c_long
-_syscall.argtypes = (ctypes.c_long,) * 5
 _Call = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_uint64] * 8)
 _Take = ctypes.PYFUNCTYPE(ctypes.c_uint64)
 
@@ -152,7 +149,7 @@ class HostSignals:
         self._lock = allocate_lock()
         self._entries: dict[str, int] = {}
         self._taken: set[int] = set()
-        self._new = (ctypes.c_uint64 * 4)()
+        self._new = hostmem.Buffer(_ACTION.size)
         self.ring = SignalRing(self.address)
         #: Host address of the u32 that becomes 1 when any signal is caught; `drain` clears it.
         self.pending_at = self.address + PENDING
@@ -192,7 +189,7 @@ class HostSignals:
 
     def leave(self, signo: int, *, ignore: bool = False) -> None:
         """Set the default action of `signo`, or ignore it. Raises `SignalError`."""
-        _ACTION.pack_into(self._new, 0, int(ignore), 0, 0, 0)
+        _ACTION.pack_into(self._new.view, 0, int(ignore), 0, 0, 0)
         self._install(signo, 0)
         self._taken.discard(signo)
 
@@ -201,15 +198,15 @@ class HostSignals:
             raise SignalError("no generated code is attached yet")
         flags |= _SA_SIGINFO | _SA_RESTORER | _SA_ONSTACK
         # Every other signal waits until the handler is done: it takes under a microsecond.
-        everything = (1 << 64) - 1
+        mask = (1 << 64) - 1
         entries = self._entries
-        _ACTION.pack_into(self._new, 0, entries[handler], flags, entries["restorer"], everything)
+        _ACTION.pack_into(self._new.view, 0, entries[handler], flags, entries["restorer"], mask)
         self._install(signo, previous)
 
     def _install(self, signo: int, previous: int) -> None:
-        if _syscall(_SYS_RT_SIGACTION, signo, ctypes.addressof(self._new), previous, 8):
-            why = strerror(ctypes.get_errno())
-            raise SignalError(f"the host refuses a handler for signal {signo}: {why}")
+        result = hostmem.syscall(SYS_RT_SIGACTION, signo, self._new.address, previous, 8)
+        if result:
+            raise SignalError(f"no handler for signal {signo} on this host: {strerror(-result)}")
 
     def register_thread(self, mailbox: int, stop: int, stack: int = 0) -> int:
         """Say where this thread wants to be told: the 16 bytes at host address `mailbox` receive
