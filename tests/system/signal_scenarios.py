@@ -147,6 +147,7 @@ def kinds(world: World) -> object:
     """One fault of each kind, as the mailbox reports it, addresses relative to the guest."""
     guest = world.reserve_guest(64 << 10)
     load, store = world.function("load", 1), world.function("store", 1)
+    combine = world.function("combine", 1)
     found = {}
 
     def note(name: str, result: int) -> None:
@@ -157,6 +158,8 @@ def kinds(world: World) -> object:
     note("write", store(0x2000))
     hostmem.mprotect(guest, PAGE, hostmem.PROT_READ)
     note("read-only", store(0x10))
+    note("read-only-atomic", combine(0x18))
+    note("absent-atomic", combine(0x3000))
     hostmem.munmap(guest + 0x8000, PAGE)
     note("unmapped", load(0x8008))
     note("non-canonical", load(1 << 62))

@@ -75,6 +75,14 @@ ok:
 flt:
   ret i64 -1
 }}
+define i64 @combine(i64 %at) nounwind {{
+  %p = inttoptr i64 %at to ptr
+  %v = {host_x86.amo("minu", 8, "%p", "7", "ok", "flt")}
+ok:
+  ret i64 %v
+flt:
+  ret i64 -1
+}}
 define i64 @plain_load(i64 %at) nounwind {{
   %p = inttoptr i64 %at to ptr
   %v = load volatile i64, ptr %p
@@ -345,6 +353,8 @@ def test_each_kind_of_fault_is_told_apart(folder: Path) -> None:
         "access": [MASK, segv, access, 0x1234, 0],
         "write": [MASK, segv, access, 0x2000, 1],
         "read-only": [MASK, segv, access, 0x10, 1],
+        "read-only-atomic": [MASK, segv, access, 0x18, 1],  # its read worked, its write did not
+        "absent-atomic": [MASK, segv, access, 0x3000, 0],
         "unmapped": [MASK, segv, mapped, 0x8008, 0],
         "non-canonical": [MASK, segv, 128, 0, 0],  # SI_KERNEL: the host does not say where
         "file": [0, segv, 128, 0, 0],  # no fault: the mailbox is as it was

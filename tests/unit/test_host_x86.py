@@ -168,15 +168,18 @@ def test_floating_point_moves_keep_every_bit(size: int, avx: bool, value: int) -
 
 
 LOOP = """
-define i64 @loop_{op}(i64 %address, i64 %seed, i64 %count) nounwind {{
+define i64 @{name}(i64 %address, i64 %seed, i64 %count) nounwind {{
   %p = inttoptr i64 %address to ptr
   br label %loop
 loop:
-  %n = phi i64 [%count, %0], [%n1, %ok]
-  %s = phi i64 [0, %0], [%s1, %ok]
+  %n = phi i64 [%count, %0], [%n1, %again]
+  %s = phi i64 [0, %0], [%s1, %again]
+  {before}
   %v = {line}
 ok:
   %s1 = add i64 %s, %v
+  {after}
+again:
   %n1 = sub i64 %n, 1
   %more = icmp ne i64 %n1, 0
   br i1 %more, label %loop, label %done
@@ -186,40 +189,69 @@ flt:
   ret i64 -1
 }}
 """
+COUNT = 400_001
 
 
-def test_atomic_operations_are_atomic_between_threads() -> None:
-    """Four threads at once. Sums and toggles: none is lost. Swaps: what goes in comes out."""
-    text = "\n".join(
-        LOOP.format(op=op, line=host_x86.amo(op, 8, "%p", "%seed", "ok", "flt", guest=False))
+@pytest.fixture(scope="module")
+def race():
+    """race(name, seeds): run a loop in a thread for each seed, all at once on one word that
+    starts at 0; gives the word and what the loops returned, the sum of the old values."""
+    parts = [
+        LOOP.format(
+            name=op,
+            before="",
+            line=host_x86.amo(op, 8, "%p", "%seed", "ok", "flt", guest=False),
+            after="br label %again",
+        )
         for op in ("add", "xor", "swap")
+    ]
+    parts.append(
+        LOOP.format(  # an addition by hand: tried again until nobody came between
+            name="exchange",
+            before="br label %retry\nretry:\n%e = load volatile i64, ptr %p\n"
+            "%x = add i64 %e, %seed",
+            line=host_x86.compare_exchange(8, "%p", "%e", "%x", "ok", "flt", guest=False),
+            after="%same = icmp eq i64 %v, %e\nbr i1 %same, label %again, label %retry",
+        )
     )
-    image = compile_image(text)
+    image = compile_image("\n".join(parts))
     arena = CodeArena(1 << 20)
     base = arena.install(image)
-    count = 50_001
 
-    def race(op: str, seeds: list[int]) -> tuple[int, list[int]]:
+    def run(name: str, seeds: list[int]) -> tuple[int, int]:
         word, results = U64(0), []
-        function = Quad(base + image.entries[f"loop_{op}"])
+        function = Quad(base + image.entries[name])
         start = threading.Barrier(len(seeds))
 
-        def run(seed: int) -> None:
+        def one(seed: int) -> None:
             start.wait()
-            results.append(function(ctypes.addressof(word), seed, count))
+            results.append(function(ctypes.addressof(word), seed, COUNT))
 
-        threads = [threading.Thread(target=run, args=(seed,)) for seed in seeds]
+        threads = [threading.Thread(target=one, args=(seed,)) for seed in seeds]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        return word.value, results
+        return word.value, sum(results)
 
-    assert race("add", [1, 2, 3, 5])[0] == 11 * count
-    assert race("xor", [1, 2, 4, 8])[0] == 15  # an odd number of toggles each
-    left, seen = race("swap", [1, 1 << 20, 1 << 40, 3])
-    put = (1 + (1 << 20) + (1 << 40) + 3) * count
-    assert (sum(seen) + left) & MASK == put & MASK
+    yield run
+    arena.close()
+
+
+@pytest.mark.parametrize("name", ["add", "exchange"])
+def test_no_addition_is_lost_between_threads(race, name: str) -> None:
+    assert race(name, [1, 2, 3, 5])[0] == 11 * COUNT
+
+
+def test_no_toggle_is_lost_between_threads(race) -> None:
+    """Each thread toggles sixteen bits of its own an odd number of times."""
+    assert race("xor", [0xFFFF << 16 * n for n in range(4)])[0] == MASK
+
+
+def test_swaps_give_back_what_was_put_in(race) -> None:
+    seeds = [1, 1 << 20, 1 << 40, 3]
+    left, seen = race("swap", seeds)
+    assert (seen + left) & MASK == sum(seeds) * COUNT & MASK
 
 
 def test_llvm_folds_the_whole_address_into_the_instruction() -> None:
