@@ -14,7 +14,7 @@ import llvmlite.binding as llvm
 
 from hartwood.bits.ssa import Text
 from hartwood.bits.ssa_float import KIND
-from hartwood.bits.ssa_float_x86 import X86Float, fflags_of, mxcsr_of
+from hartwood.bits.ssa_float_x86 import X86Float, fflags_of, mxcsr_of, outlined_functions
 from property.float_cases import Operation
 
 #: Operands a, b, c; result; MXCSR on the way in and out; the host's own; the hart's slot and frm.
@@ -60,11 +60,13 @@ def function_text(name: str, text: Text) -> str:
     return f"define void @{name}(ptr %frame) #0 {{\nentry:\n{text.body()}\n  ret void\n}}"
 
 
-def begin(text: Text) -> X86Float:
+def begin(text: Text, outlined: bool = False) -> X86Float:
     """Enter the guest's environment; operands have been loaded."""
     _mxcsr(text, "stmxcsr", 6)
     _mxcsr(text, "ldmxcsr", 4)
-    return X86Float(text, lambda: _field(text, 7), lambda: operand(text, 8, "i64"))
+    return X86Float(
+        text, lambda: _field(text, 7), lambda: operand(text, 8, "i64"), outlined=outlined
+    )
 
 
 def end(text: Text) -> None:
@@ -76,11 +78,11 @@ def store(text: Text, kind: str, value: str, index: int = 3) -> None:
     text.emit(f"store {kind} {value}, ptr {_field(text, index)}")
 
 
-def operation_text(name: str, operation: Operation, rm: int) -> str:
+def operation_text(name: str, operation: Operation, rm: int, outlined: bool = False) -> str:
     text = Text()
     kind = f"i{operation.width}" if operation.takes_int else KIND[operation.width]
     operands = [operand(text, i, kind) for i in range(operation.operands)]
-    host = begin(text)
+    host = begin(text, outlined)
     result = emit(host, operation, rm, operands)
     end(text)
     store(text, result_kind(operation), result)
@@ -89,6 +91,7 @@ def operation_text(name: str, operation: Operation, rm: int) -> str:
 
 def module_text(functions: Sequence[str]) -> str:
     body = "\n\n".join(functions)
+    body = "\n\n".join((body, *outlined_functions(body)))
     intrinsics = {}
     for result, name, arguments in re.findall(r"call (\S+) @(llvm\.[\w.]+)\(([^)]*)\)", body):
         kinds = ", ".join(argument.split()[0] for argument in arguments.split(", "))

@@ -149,10 +149,10 @@ def program(rng: random.Random, width: int) -> list[Step]:
     return steps
 
 
-def program_text(name: str, steps: Sequence[Step], width: int) -> str:
+def program_text(name: str, steps: Sequence[Step], width: int, outlined: bool) -> str:
     text, kind = Text(), KIND[width]
     values = [operand(text, i, kind) for i in range(3)]
-    host = begin(text)
+    host = begin(text, outlined)
     seen = "0"
     for what, number, used in steps:
         if what == "flags":
@@ -204,7 +204,8 @@ def test_programs(width: int, seed: int) -> None:
     rng = random.Random(seed)
     draw = RandomDraw(rng)
     programs = [program(rng, width) for _ in range(15)]
-    compiled = Compiled([program_text(f"p{i}", p, width) for i, p in enumerate(programs)])
+    texts = [program_text(f"p{i}", p, width, bool(i % 2)) for i, p in enumerate(programs)]
+    compiled = Compiled(texts)
     for index, steps in enumerate(programs):
         function = compiled.function(f"p{index}")
         for _ in range(40):
@@ -267,6 +268,16 @@ def test_constant_operands(width: int) -> None:
             frame, flags = call(function, given_now, 0, frm)
             got = frame[3] & (1 << operation.result_width) - 1, flags
             assert got == operation.run(given_now, frm), (operation.name, known, given_now, frm)
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_rare_work_out_of_line(width: int) -> None:
+    number = next(n for n, o in enumerate(OPERATIONS) if o.name == "fma" and o.width == width)
+    text = operation_text(f"op{number}_{DYN}", OPERATIONS[number], DYN, outlined=True)
+    compiled = Compiled([text])
+    assert "fused_nan" in compiled.assembly
+    for values in itertools.product(SPECIALS[width], repeat=3):
+        check(compiled, number, DYN, values, RNE, 0)
 
 
 # The environment, and boxes.

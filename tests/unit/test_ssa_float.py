@@ -7,7 +7,7 @@ import pytest
 from hartwood.bits.softfloat import DZ, NV, NX, OF, RDN, RMM, RNE, RTZ, RUP, UF
 from hartwood.bits.ssa import Text
 from hartwood.bits.ssa_float import DYN, HostUnsupported, NotOnHost, on_host
-from hartwood.bits.ssa_float_x86 import X86Float, fflags_of, mxcsr_of
+from hartwood.bits.ssa_float_x86 import X86Float, fflags_of, mxcsr_of, outlined_functions
 from hartwood.errors import Error
 
 
@@ -71,6 +71,19 @@ def test_a_raw_result_is_one_line() -> None:
     text = fpu.text
     assert isinstance(text, Text)
     assert len(text.body().split("\n")) == 1
+
+
+def test_only_the_functions_that_are_called_are_defined() -> None:
+    assert outlined_functions(host_text(outlined=False)) == []
+    (function,) = outlined_functions(host_text(outlined=True))
+    assert function.startswith("define internal preserve_allcc void @fused_nan32(float %a,")
+    assert "call preserve_allcc" not in function
+
+
+def host_text(outlined: bool) -> str:
+    text = Text()
+    X86Float(text, lambda: "%slot", lambda: "%frm", outlined=outlined).fma("%a", "%b", "%c", 32)
+    return text.body()
 
 
 def test_mxcsr_and_back() -> None:

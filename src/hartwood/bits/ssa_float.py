@@ -15,9 +15,10 @@ from __future__ import annotations
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from hartwood.bits.softfloat import FORMATS, RDN, RMM, RNE, RTZ, RUP, FloatError
+from hartwood.bits.ssa import Text
 
 #: The `rm` field that means "as `frm` says" (Unpriv. 20.2).
 DYN = 7
@@ -37,29 +38,6 @@ class NotOnHost(FloatError):
 
 class HostUnsupported(FloatError):
     """The processor lacks instructions that the generated text needs."""
-
-
-class Emitter(Protocol):
-    """LLVM text of one function under construction."""
-
-    #: Label of the block that is being written.
-    block: str
-
-    def emit(self, line: str) -> None:
-        """Append one instruction."""
-        ...
-
-    def value(self, expression: str) -> str:
-        """Append `name = expression` and give the name."""
-        ...
-
-    def fresh_label(self, hint: str = ...) -> str:
-        """A new block name."""
-        ...
-
-    def label(self, name: str) -> None:
-        """Begin block `name`; the block before has ended."""
-        ...
 
 
 def on_host(rm: int) -> bool:
@@ -88,7 +66,7 @@ class HostFloat(ABC):
     #: LLVM's names of the processor features that the text needs.
     FEATURES: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, text: Emitter, unlikely: str = ", !prof !1") -> None:
+    def __init__(self, text: Text, unlikely: str = ", !prof !1") -> None:
         """`unlikely` is appended to a branch whose first target is the rare one."""
         self.text = text
         self._unlikely = unlikely
