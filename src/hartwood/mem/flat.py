@@ -75,7 +75,7 @@ class FlatSpace:
         hostmem.mmap(self.base, LIMIT, 0, _RESERVED | hostmem.MAP_FIXED)
         self.regions.clear()
         self.protected_pages.clear()
-        self._code_changed(0, LIMIT)
+        self.code_changed(0, LIMIT)
 
     # Mapping.
     def map(
@@ -117,7 +117,7 @@ class FlatSpace:
         had_code = self.regions.carve(at, end)
         self.regions.insert(region)
         if had_code or prot & EXEC:
-            self._code_changed(at, end)
+            self.code_changed(at, end)
 
     def adopt(self, at: int, size: int, prot: int, *, shared: bool, path: str) -> None:
         """Note a mapping that the host made inside the reservation by itself (shmat)."""
@@ -125,7 +125,7 @@ class FlatSpace:
         had_code = self.regions.carve(at, at + size)
         self.regions.insert(Region(at, at + size, prot, shared=shared, path=path))
         if had_code or prot & EXEC:
-            self._code_changed(at, at + size)
+            self.code_changed(at, at + size)
 
     def unmap(self, at: int, size: int) -> None:
         """Unmap [at, at+size); unmapped parts of it do not matter."""
@@ -136,7 +136,7 @@ class FlatSpace:
         hostmem.mmap(self.base + at, size, 0, _RESERVED | hostmem.MAP_FIXED)
         self._forget_protection(at, end)
         if self.regions.carve(at, end):
-            self._code_changed(at, end)
+            self.code_changed(at, end)
 
     def protect(self, at: int, size: int, prot: int) -> None:
         """Change the protection of [at, at+size); ENOMEM at the first unmapped page."""
@@ -157,7 +157,7 @@ class FlatSpace:
                 self.regions.carve(position, stop)
                 self.regions.insert(part)
                 if (part.prot | region.prot) & EXEC:
-                    self._code_changed(position, stop)
+                    self.code_changed(position, stop)
             position = stop
         if position < end:
             raise MappingError(ENOMEM, "mprotect", at, size)
@@ -227,7 +227,7 @@ class FlatSpace:
             tail.end = end
         self.regions.insert(tail)
         if region.prot & EXEC:
-            self._code_changed(start, end)
+            self.code_changed(start, end)
 
     def _move(self, source: Region, target: int, size: int) -> None:
         old = source.end - source.start
@@ -247,8 +247,8 @@ class FlatSpace:
         self.regions.carve(target, target + size)
         self.regions.insert(moved)
         if had_code:
-            self._code_changed(source.start, source.end)
-            self._code_changed(target, target + size)
+            self.code_changed(source.start, source.end)
+            self.code_changed(target, target + size)
 
     def _copy_pages(self, source: Region, target: int, size: int) -> None:
         flags = _RESERVED if source.noreserve else _RESERVED & ~hostmem.MAP_NORESERVE
@@ -295,9 +295,10 @@ class FlatSpace:
         if not hostmem.is_wholly_mapped(self.base + start, end - start):
             hostmem.mmap(self.base + start, end - start, 0, _RESERVED | hostmem.MAP_FIXED)
             if self.regions.carve(start, end):
-                self._code_changed(start, end)
+                self.code_changed(start, end)
 
-    def _code_changed(self, start: int, end: int) -> None:
+    def code_changed(self, start: int, end: int) -> None:
+        """Announce that executable memory in [start, end) is not what it was."""
         if self.on_code_change is not None:
             self.on_code_change(start, end)
 
@@ -323,7 +324,7 @@ class FlatSpace:
         for page in pages:
             hostmem.mprotect(self.base + page, PAGE, READ | WRITE)
             self.protected_pages.discard(page)
-            self._code_changed(page, page + PAGE)
+            self.code_changed(page, page + PAGE)
         return bool(pages)
 
     def release_write_protection(self) -> bool:

@@ -148,3 +148,25 @@ class Copier:
 def view(host: int, size: int) -> memoryview:
     """Host memory as a writable `memoryview` of bytes, zero-copy; the caller vouches for it."""
     return memoryview((ctypes.c_ubyte * size).from_address(host)).cast("B")
+
+
+class Buffer:
+    """Host memory of ours at a fixed address, for structures that the host kernel reads."""
+
+    __slots__ = ("_keep", "address", "view")
+
+    def __init__(self, size: int) -> None:
+        self._keep = ctypes.create_string_buffer(size)
+        self.address = ctypes.addressof(self._keep)
+        self.view = memoryview(self._keep).cast("B")
+
+
+_syscall = ctypes.CDLL(None, use_errno=True).syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = (_word,) * 7
+
+
+def syscall(number: int, *arguments: int) -> int:
+    """One raw host system call without the GIL; the result or a negative errno."""
+    result: int = _syscall(number, *arguments, *(0,) * (6 - len(arguments)))
+    return -_errno() if result == -1 else result
