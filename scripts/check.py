@@ -13,7 +13,13 @@ PYTHON = sys.executable
 
 def commands(room: str) -> Iterator[tuple[str, list[str]]]:
     """The checks as (name, command); `room` narrows those that can be narrowed."""
-    whole = ["src", "tests", "scripts", *(name for name in ("examples",) if Path(name).is_dir())]
+    whole = [
+        "src",
+        "tests",
+        "scripts",
+        "bench",
+        *(name for name in ("examples",) if Path(name).is_dir()),
+    ]
     paths = [f"src/hartwood/{room}"] if room else whole
     if room and not Path(paths[0]).exists():
         paths = [f"{paths[0]}.py"]

@@ -10,7 +10,7 @@ from hartwood.guests import GUESTS, GuestError, fetch
 
 def main() -> int:
     """Fetch every guest; return 1 when one cannot be had and CI=true."""
-    for name in GUESTS:
+    for name in (name for name in GUESTS if name.startswith("riscv64-")):
         try:
             print(f"guest {name}: {fetch(name)}")
         except GuestError as error:

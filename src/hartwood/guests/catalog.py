@@ -56,6 +56,11 @@ GUESTS = {
             "busybox-static bash coreutils diffutils findutils gawk grep gzip libc6 libgcc-s1 "
             "libstdc++6 lua5.4 perl python3 sed sqlite3",
         ),
+        Guest(
+            "amd64-baseline",
+            "lua5.4, python3 and sqlite3 for x86-64: what benchmarks call native",
+            "lua5.4 python3 sqlite3",
+        ),
     )
 }
 

@@ -1,0 +1,1 @@
+"""The engine's benchmark: programs, measuring, the report. `make bench` runs it."""

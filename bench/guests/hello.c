@@ -1,0 +1,3 @@
+/* The least a program can do. */
+#include <stdio.h>
+int main(void) { return puts("hello") < 0; }
