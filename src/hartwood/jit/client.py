@@ -5,6 +5,7 @@ Nothing here blocks while a guest runs, except `bank`, without which it cannot r
 
 from __future__ import annotations
 
+import fcntl
 import marshal
 import os
 import select
@@ -12,8 +13,16 @@ import sys
 
 from hartwood.errors import Error
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 #: Our descriptors live above what a guest may use.
 _HIGH_FD = 1 << 19
+_F_SETPIPE_SZ, _PIPE = 1031, 1 << 20
+
+#: A message of the worker's: its kind, then what belongs to it.
+Reply = "tuple[Any, ...]"
 
 
 class WorkerError(Error):
@@ -22,7 +31,6 @@ class WorkerError(Error):
 
 def _raise_fd(fd: int) -> int:
     """The same file at a high descriptor number, so that the guest's own stay as on Linux."""
-    import fcntl
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -36,15 +44,23 @@ def _raise_fd(fd: int) -> int:
     return fd
 
 
-class Client:
-    """One worker process at most, started by the first request."""
+def _with_site(code: str) -> str:
+    """`code` with our own module path: cheaper than what `site` does at start-up."""
+    return f"import sys; sys.path[:] = {sys.path!r}; {code}"
 
-    def __init__(self) -> None:
+
+class Client:
+    """One worker process at most, started by the first request.
+
+    `path` is the cache folder of this configuration that the worker writes to, or "".
+    """
+
+    def __init__(self, path: str = "") -> None:
+        self._path = path
         self._pid = 0
         self._requests = self._replies = -1
         self._buffer = bytearray()
-        #: Region requests that were sent and not answered.
-        self.outstanding = 0
+        self._kept: list[Reply] = []
         self.compile_seconds = 0.0
 
     def start(self) -> None:
@@ -56,32 +72,37 @@ class Client:
         source = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
         code = (
             f"import sys; sys.path.insert(0, {source!r}); "
-            f"from hartwood.jit.worker import main; main(3, 4)"
+            f"from hartwood.jit.worker import main; main(3, 4, {self._path!r})"
         )
-        # In the child: 3 and 4 are the pipes, nothing of the guest's is open, and a Ctrl-C that
-        # is meant for the guest does not reach it (own session).
+        # In the child: 3 and 4 are the pipes, and a Ctrl-C that is meant for the guest does not
+        # reach it (a session of its own). Two steps, because the pipes may be 3 and 4 already.
         actions = [
             (os.POSIX_SPAWN_DUP2, theirs_in, 10),
             (os.POSIX_SPAWN_DUP2, theirs_out, 11),
             (os.POSIX_SPAWN_DUP2, 10, 3),
             (os.POSIX_SPAWN_DUP2, 11, 4),
+            (os.POSIX_SPAWN_CLOSE, 10),
+            (os.POSIX_SPAWN_CLOSE, 11),
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
             (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_RDWR, 0),
         ]
         try:
             self._pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-c", code],
-                {k: v for k, v in os.environ.items() if k != "PYTHONSTARTUP"},
+                [sys.executable, "-S", "-c", _with_site(code)],
+                os.environ,
                 file_actions=actions,
                 setsigmask=[],
                 setsid=True,
             )
         except OSError as reason:
+            os.close(ours_out)
+            os.close(ours_in)
             raise WorkerError(f"cannot start the compile worker: {reason}") from None
         finally:
             os.close(theirs_in)
             os.close(theirs_out)
+        fcntl.fcntl(ours_out, _F_SETPIPE_SZ, _PIPE)  # a request never waits for the worker
         self._requests, self._replies = _raise_fd(ours_out), _raise_fd(ours_in)
         self._poll = select.poll()
         self._poll.register(self._replies, select.POLLIN)
@@ -104,38 +125,30 @@ class Client:
     def bank(self, name: str) -> bytes:
         """The image file of an interpreter bank; waits for it. Raises `WorkerError`."""
         self._send(("bank", name))
-        kept: list[tuple[object, ...]] = []
-        while True:
-            reply = self._receive(None)
-            if reply is None:
-                raise WorkerError("the compile worker ended without an answer")
-            if reply[0] == "bank":
-                self._kept = kept
-                return reply[2]  # type: ignore[return-value]
-            kept.append(reply)
-
-    _kept: list[tuple[object, ...]] = []
+        while (reply := self._receive(None)) is not None:
+            if reply[0] == "bank" and reply[1] == name:
+                return reply[2]  # type: ignore[no-any-return]
+            self._kept.append(reply)
+        raise WorkerError("the compile worker ended without an answer; its message is above")
 
     def request(
-        self, number: int, entries: list[int], parts: list[tuple[int, bytes]], level: int
+        self, number: int, entries: list[int], parts: list[tuple[int, bytes, bytes]], level: int, key: str
     ) -> None:
-        """Ask for translations of the regions at `entries`; `parts` is the guest code there."""
-        self._send(("region", number, entries, parts, level))
-        self.outstanding += 1
+        """Ask for translations of the regions at `entries`; `parts` is the guest code there and
+        `key` the name to store them under."""
+        self._send(("region", number, entries, parts, level, key))
 
-    def poll(self) -> tuple[int, bytes, list[tuple[int, list[tuple[int, int]], int]]] | None:
-        """An answer to a region request, if one is there."""
+    def poll(self) -> Reply | None:
+        """An answer, if one is there: ("bank", name, image) for a better bank, or ("region",
+        number, image, seconds)."""
         if not self._pid:
             return None
         reply = self._kept.pop(0) if self._kept else self._receive(0)
-        if reply is None:
-            return None
-        _, number, image, made, seconds = reply
-        self.outstanding -= 1
-        self.compile_seconds += seconds  # type: ignore[operator]
-        return number, image, made  # type: ignore[return-value]
+        if reply is not None and reply[0] == "region":
+            self.compile_seconds += reply[3]
+        return reply
 
-    def _receive(self, timeout: float | None) -> tuple[object, ...] | None:
+    def _receive(self, timeout: float | None) -> Reply | None:
         """The next reply, or None when the time is over or the worker is gone."""
         while True:
             size = int.from_bytes(self._buffer[:8], "little") if len(self._buffer) >= 8 else None
@@ -155,18 +168,11 @@ class Client:
         if self._pid:
             os.close(self._requests)
             os.close(self._replies)
-        self.__init__()  # type: ignore[misc]
+        self._pid, self._buffer, self._kept = 0, bytearray(), []
 
     def close(self) -> None:
-        """End the worker and wait for it."""
+        """Let the worker go: it ends by itself when it has stored what it is at."""
         if self._pid:
             os.close(self._requests)
             os.close(self._replies)
-            import signal
-
-            try:
-                os.kill(self._pid, signal.SIGKILL)
-                os.waitpid(self._pid, 0)
-            except OSError:
-                pass
             self._pid = 0

@@ -8,14 +8,17 @@ with here.
 from __future__ import annotations
 
 import ctypes
+import marshal
+from _thread import RLock
 
-from hartwood.errors import Error
+from hartwood.errors import Error, ImageError
 from hartwood.jit import abi
 from hartwood.jit.arena import CodeArena
 from hartwood.jit.client import Client
 from hartwood.jit.image import Image
 from hartwood.jit.shadow import PAGE, Shadow
 from hartwood.jit.signals import HostSignals
+from hartwood.jit.store import Store, code_digest, page_key
 from hartwood.mem import hostmem
 from hartwood.mem.regions import EXEC, WRITE
 
@@ -25,13 +28,18 @@ if TYPE_CHECKING:
 
     from hartwood.mem.flat import FlatSpace
 
-BANKS = ("base", "float", "extra")
+BANKS = ("base", "float", "rounded", "extra")
 #: Instructions between two looks at the rest of the world: some milliseconds.
 SLICE = 4_000_000
 #: Transfers to an address before its region is translated.
-HOT = 2000
+HOT = 4000
+#: Times an address inside a known region has to be hot before it gets a region of its own.
+PATIENCE = 3
 #: Guest code that a request carries: pages before and after the entry's.
 _BEFORE, _AFTER = 2, 6
+#: Entries that one request may carry, and requests that the worker may have before it.
+_BATCH, _DEPTH = 4, 2
+_TABLE_SIZE = 1 << 16
 _SYS_ARCH_PRCTL, _ARCH_SET_GS = 158, 0x1001
 
 
@@ -48,20 +56,27 @@ class Engine:
     def __init__(self, space: FlatSpace, mode: str = "auto") -> None:
         self.space = space
         self.mode = mode
-        self.client = Client()
+        self.store = Store()
+        self.client = Client(self.store.path)
         self.arena = CodeArena()
         self.signals = HostSignals(self.arena)
-        self.bank_of: bytes = b""
-        self._loaded: set[str] = set()
-        self._requested: set[int] = set()
-        self._pending: dict[int, list[tuple[int, bytes]]] = {}
-        self._number = 0
+        self.lock = RLock()
         self.regions = 0
-        image = Image.load(self.client.bank("base"))
+        self._banks: set[str] = set()
+        #: Addresses that were asked for; how often others inside known regions were hot.
+        self._requested: set[int] = set()
+        self._heat: dict[int, int] = {}
+        self._linked: set[int] = set()
+        self._queue: list[int] = []
+        self._covered: list[tuple[int, int]] = []
+        #: Requests on the way: number and page.
+        self._asked: dict[int, int] = {}
+        self._number = 0
+        self._table_at = hostmem.mmap(0, _TABLE_SIZE, 3, 0x22)
+        self._table = hostmem.view(self._table_at, _TABLE_SIZE).cast("Q")
+        image = self._bank_image("base")
         self.bank_of = image.meta
-        self._table = hostmem.view(hostmem.mmap(0, 65536, 3, 0x22), 65536).cast("Q")
-        self._table_at = ctypes.addressof(ctypes.c_char.from_buffer(self._table))
-        base = self._install_bank("base", image, self.signals.slots)
+        base = self._install_bank("base", image)
         self.signals.attach(image, base)
         self.signals.take_faults()
         entries = image.entries
@@ -73,12 +88,22 @@ class Engine:
         self._step: Callable[[int], None] = prototype(base + entries["step"])
         space.on_code_change = self.code_changed
 
-    def _install_bank(self, bank: str, image: Image, slots: dict[str, int] | None = None) -> int:
-        base = self.arena.install(image, slots)
+    def _bank_image(self, bank: str) -> Image:
+        """A bank from the store, or else from the worker."""
+        key = f"bank-{bank}"
+        for data in self.store.get(key):
+            try:
+                return Image.load(data)
+            except ImageError:
+                self.store.discard(key)
+        return Image.load(self.client.bank(bank))
+
+    def _install_bank(self, bank: str, image: Image) -> int:
+        base = self.arena.install(image, self.signals.slots if image.slots else None)
         for name, at in image.entries.items():
             if name.startswith("h_"):
                 self._table[int(name[2:])] = base + at
-        self._loaded.add(bank)
+        self._banks.add(bank)
         self.arena.keep()
         return base
 
@@ -126,83 +151,149 @@ class Engine:
                 ):
                     return reason
             else:
-                if self.client.outstanding:
-                    self._collect()
+                if self._asked or self._queue:
+                    with self.lock:
+                        self._pump()
                 return reason
 
     def _load_bank(self, number: int) -> None:
         bank = BANKS[self.bank_of[number]]
-        if bank in self._loaded:
-            raise EngineError(f"bank {bank} has no handler {number}")
-        self._install_bank(bank, Image.load(self.client.bank(bank)))
+        with self.lock:
+            if self._table[number]:
+                return  # another thread was faster
+            if bank in self._banks:
+                raise EngineError(f"bank {bank} has no handler {number}")
+            self._install_bank(bank, self._bank_image(bank))
 
     # Guest code comes and goes.
     def _activate(self, address: int) -> bool:
         """Make a page's instructions available; False where the guest may not execute it."""
         page = address & -PAGE
-        region = self.space.regions.at(page) if address < abi.LIMIT else None
-        if region is None or not region.prot & EXEC or page in self.shadow.active:
-            return False
-        self.shadow.activate(page)
-        if region.prot & WRITE:
-            self.space.write_protect(page)
+        with self.lock:
+            if page in self.shadow.active:
+                return True  # another thread was faster
+            region = self.space.regions.at(page) if address < abi.LIMIT else None
+            if region is None or not region.prot & EXEC:
+                return False
+            if region.prot & WRITE:
+                self.space.write_protect(page)
+            self.shadow.activate(page)
+            if self.mode != "interp":
+                self._recall(page)
         return True
 
     def code_changed(self, start: int, end: int) -> None:
         """Discard everything made from guest code in [start, end)."""
-        for page in self.shadow.pages(start, end):
-            self.shadow.deactivate(page)
-        self._requested -= {pc for pc in self._requested if start <= pc < end}
+        with self.lock:
+            for page in self.shadow.pages(start, end):
+                self.shadow.deactivate(page)
+            for known in (self._requested, self._linked):
+                known -= {pc for pc in known if start <= pc < end}
+            self._covered = [c for c in self._covered if c[1] <= start or end <= c[0]]
 
     # Translation.
     def _hot(self, state: abi.State) -> None:
         """`state.tval` is entered often: have it translated."""
         pc = state.tval
         state.hot[(pc >> 1) & (abi.HOT_SLOTS - 1)] = state.hot_threshold
-        if self.client.outstanding:
-            self._collect()
-        if pc in self._requested:
-            return
-        self._requested.add(pc)
-        parts = self._code_around(pc)
-        self._number += 1
-        self._pending[self._number] = parts
-        self.client.request(self._number, [pc], parts, 2)
+        with self.lock:
+            if pc not in self._requested and pc not in self._linked and self._is_due(pc):
+                self._requested.add(pc)
+                self._queue.append(pc)
+            self._pump()
 
-    def _code_around(self, pc: int) -> list[tuple[int, bytes]]:
-        page = pc & -PAGE
-        region = self.space.regions.at(page)
-        if region is None:
-            return []
-        start = max(region.start, page - _BEFORE * PAGE)
-        end = min(region.end, page + (_AFTER + 1) * PAGE)
-        return [(start, self.space.read_some(start, end - start))]
+    def _is_due(self, pc: int) -> bool:
+        """Inside a region that has an entry elsewhere, an address waits: control will mostly
+        come through that entry, unless it stays inside for long."""
+        if not any(start <= pc < end for start, end in self._covered):
+            return True
+        heat = self._heat[pc] = self._heat.get(pc, 0) + 1
+        return heat > PATIENCE
+
+    def _pump(self) -> None:
+        """Take what the worker has done and give it what is waiting: one request a page at a
+        time, because a region often covers what else was asked for there."""
+        if self._asked:
+            self._collect()
+        for pc in self._queue[:]:
+            page = pc & -PAGE
+            if len(self._asked) >= _DEPTH:
+                break
+            if page in self._asked.values() or pc not in self._queue:
+                continue
+            batch = [other for other in self._queue if other & -PAGE == page][:_BATCH]
+            self._queue = [other for other in self._queue if other not in batch]
+            parts = self._code_around(page)
+            if parts:
+                self._number += 1
+                self._asked[self._number] = page
+                self.client.request(self._number, batch, parts, 2, self._page_key(page))
+
+    def _page_key(self, page: int) -> str:
+        return page_key(page, self.space.read_some(page, PAGE))
+
+    def _code_around(self, page: int) -> list[tuple[int, bytes, bytes]]:
+        """The pages near `page` that have been executed from, and which of their instructions."""
+        return [
+            (at, self.space.read_some(at, PAGE), self.shadow.executed(at))
+            for at in range(page - _BEFORE * PAGE, page + (_AFTER + 1) * PAGE, PAGE)
+            if at in self.shadow.active
+        ]
 
     def _collect(self) -> None:
         """Install the translations that are ready."""
         while (answer := self.client.poll()) is not None:
-            number, data, made = answer
-            parts = self._pending.pop(number)
-            if not data:
+            if answer[0] == "bank":
+                self._install_bank(answer[1], Image.load(answer[2]))
                 continue
-            image = Image.load(data)
-            base = self.arena.install(image)
-            for entry, ranges, _size in made:
-                if entry & -PAGE in self.shadow.active and self._unchanged(ranges, parts):
-                    self.shadow.link(entry, base + image.entries[f"r_{entry:x}"])
-                    self.regions += 1
+            self._asked.pop(answer[1], None)
+            if answer[2]:
+                self._install_regions(Image.load(answer[2]))
 
-    def _unchanged(self, ranges: list[tuple[int, int]], parts: list[tuple[int, bytes]]) -> bool:
-        """Whether the guest code that a translation was made from is still there."""
-        for start, end in ranges:
-            for at, data in parts:
-                if at <= start and end <= at + len(data):
-                    if self.space.read_some(start, end - start) != data[start - at : end - at]:
-                        return False
+    def _recall(self, page: int) -> None:
+        """Install what the store has for a page."""
+        key = self._page_key(page)
+        for data in self.store.get(key):
+            try:
+                self._install_regions(Image.load(data))
+            except ImageError:
+                self.store.discard(key)
+
+    def _install_regions(self, image: Image) -> None:
+        """Link the regions of an image whose guest code is there, unchanged."""
+        base = 0
+        for entries, _size, ranges in marshal.loads(image.meta):
+            if not self._is_current(ranges):
+                continue
+            base = base or self.arena.install(image)
+            code = base + image.entries[f"r_{entries[0]:x}"]
+            for entry in entries:
+                # An entry of an earlier region stays with it: it may be the entry it was made for.
+                if entry & -PAGE in self.shadow.active and entry not in self._linked:
+                    self.shadow.link(entry, code)
+                    self._linked.add(entry)
+            covered = [(start, end) for start, end, _ in ranges]
+            self._covered.extend(covered)
+            # What was asked for in there meanwhile may not be needed any more.
+            for pc in self._queue[:]:
+                if any(start <= pc < end for start, end in covered):
+                    self._queue.remove(pc)
+                    self._requested.discard(pc)
+            self.regions += 1
+
+    def _is_current(self, ranges: list[tuple[int, int, bytes]]) -> bool:
+        """Whether the guest code that a translation was made from is there."""
+        for start, end, digest in ranges:
+            region = self.space.regions.at(start)
+            if region is None or not region.prot & EXEC:
+                return False
+            if code_digest(self.space.read_some(start, end - start)) != digest:
+                return False
         return True
 
     def before_fork(self) -> None:
         """Bring everything to a state that a child can take over."""
+        self.lock.acquire()
         self.signals.before_fork()
         self.arena.lock.acquire()
 
@@ -210,18 +301,26 @@ class Engine:
         """Go on as before."""
         self.arena.lock.release()
         self.signals.after_fork_in_parent()
+        self.lock.release()
 
     def after_fork_child(self) -> None:
         """The worker is the parent's; the code and the shadows are this process's own copies."""
         self.arena.lock.release()
         self.signals.after_fork_in_child()
+        self.lock.release()
         self.client.drop()
         self._requested.clear()
-        self._pending.clear()
+        self._queue.clear()
+        self._asked.clear()
 
     def stats(self) -> dict[str, object]:
         """Counters under the names of `--stats`."""
-        return {"regions": self.regions, "compile_seconds": self.client.compile_seconds}
+        return {
+            "regions": self.regions,
+            "compile_seconds": self.client.compile_seconds,
+            "cache_hits": self.store.hits,
+            "cache_misses": self.store.misses,
+        }
 
     def close(self) -> None:
         """End the worker and give address space back."""

@@ -20,7 +20,7 @@ from hartwood.jit.calling import (
     handler_tail,
     region_arguments,
 )
-from hartwood.jit.interp import dispatch, leave
+from hartwood.jit.interp import dispatch, leave, transfer
 
 _STEP_RECORD = abi.offset("step_record")
 
@@ -207,7 +207,7 @@ def _enter_region() -> str:
     text.label("once")
     _emit(text, handler_tail("@once", pc, "%rec", words[1]))
     text.label("on")
-    _emit(text, handler_tail("@resync", pc, "%rec", words[1]))
+    transfer(text, pc, words[1])
     return _handler("enter_region", text)
 
 

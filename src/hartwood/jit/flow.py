@@ -60,9 +60,10 @@ class Block:
 
 @dataclass(slots=True)
 class Region:
-    """Blocks by address, the entry's first."""
+    """Blocks by address, the first entry's first. Control may enter at any of `entries`: where
+    it was asked for, and at loop heads, so that a long loop need not wait for the next call."""
 
-    entry: int
+    entries: list[int]
     blocks: dict[int, Block]
     #: Guest byte ranges (start, end) that the translation depends on.
     ranges: list[tuple[int, int]]
@@ -103,17 +104,20 @@ class Explorer:
         fetch: Callable[[int], int | None],
         target_of: Callable[[Decoded, int], int | None],
         limit: int,
+        executed: Callable[[int], bool] = lambda pc: True,
     ) -> None:
+        """`executed` tells what ran so far: the rest is left to the interpreter."""
         self._insns = insns
         self._fetch = fetch
         self._target_of = target_of
         self._limit = limit
+        self._executed = executed
         self._steps: dict[int, Step | None] = {}
 
     def step(self, pc: int) -> Step | None:
         """The instruction at `pc`, or None where there is none to be translated."""
         if pc not in self._steps:
-            word = self._fetch(pc)
+            word = self._fetch(pc) if self._executed(pc) else None
             decoded = None if word is None else self._insns.decode(word)
             self._steps[pc] = None if decoded is None else self._analyse(pc, decoded)
         return self._steps[pc]
@@ -172,7 +176,13 @@ class Explorer:
             blocks[start] = block
         if not blocks[entry].steps:
             raise FlowError(f"nothing to translate at {entry:#x}")
-        region = Region(entry, blocks, self._ranges(blocks))
+        heads = {
+            goal
+            for block in blocks.values()
+            for goal in self._successors(block)
+            if goal <= block.start and goal in blocks and goal != entry
+        }
+        region = Region([entry, *sorted(heads)], blocks, self._ranges(blocks))
         _solve_dirty(region)
         _solve_live(region)
         return region

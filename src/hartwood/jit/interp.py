@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from hartwood.bits.softfloat import RNE, RTZ
 from hartwood.bits.ssa import Text, Val, constant
+from hartwood.bits.ssa_float import DYN
 from hartwood.isa.insn import Insn
 from hartwood.isa.insnset import InsnSet
 from hartwood.jit import abi
@@ -22,9 +24,9 @@ from hartwood.jit.words import NativeHart
 LOAD_FAULT, STORE_FAULT = 13, 15
 
 #: Extensions that every program uses.
-_BASE = ("i", "m", "a", "zicsr", "zifencei")
+_BASE = ("i", "m", "a", "f", "d", "zicsr", "zifencei")
 
-BANKS = ("base", "float", "extra")
+BANKS = ("base", "float", "rounded", "extra")
 
 
 def numbering(insns: InsnSet) -> dict[tuple[str, tuple[int, ...]], int]:
@@ -33,16 +35,26 @@ def numbering(insns: InsnSet) -> dict[tuple[str, tuple[int, ...]], int]:
     return {key: number for number, key in enumerate(keys, start=1)}
 
 
-def banks(insns: InsnSet) -> dict[str, str]:
-    """Which bank holds the handlers of each instruction."""
+def banks(insns: InsnSet) -> dict[tuple[str, tuple[int, ...]], str]:
+    """Which bank holds each handler, by (instruction, variant values).
+
+    A program that only saves floating-point registers needs no arithmetic on them, and one that
+    computes needs few of the static rounding modes: those of the conversions, which C uses.
+    """
     result = {}
     for encoding in insns.encodings():
-        if encoding.plain:
-            insn = encoding.insn
-            if insns.properties(insn, next(iter(insn.cases()))).floating:
-                result[insn.name] = "float"
-            else:
-                result[insn.name] = "base" if encoding.extension in _BASE else "extra"
+        if not encoding.plain:
+            continue
+        insn = encoding.insn
+        for case in insn.cases():
+            p = insns.properties(insn, case)
+            bank = "base" if encoding.extension in _BASE else "extra"
+            if p.rounding:
+                static = case.get("rm", DYN) not in (DYN, RNE, RTZ) or (
+                    case.get("rm", DYN) != DYN and not (p.x_reads or p.x_writes)
+                )
+                bank = "rounded" if static else "float"
+            result[insn.name, tuple(case.values())] = bank
     return result
 
 
@@ -261,5 +273,5 @@ def bank_text(insns: InsnSet, bank: str) -> Iterator[str]:
     """LLVM text of every handler of a bank; each is exported as `h_<number>`."""
     where = banks(insns)
     for (name, variant), number in numbering(insns).items():
-        if where[name] == bank:
+        if where[name, variant] == bank:
             yield handler_text(insns, insns[name], variant, f"h_{number}")

@@ -378,12 +378,24 @@ class RegionHart(NativeHart):
             text.emit(f"{_variable(register)} = alloca {_kind(register)}")
         for index, register in enumerate(abi.PINNED):
             text.emit(f"store i64 %p{index}, ptr {_variable(register)}")
-        text.emit(f"store i64 {region.entry | 1}, ptr %pc.v")
+        odd = text.value("or i64 %pc, 1")
+        text.emit(f"store i64 {odd}, ptr %pc.v")
         spent = text.value("icmp sle i64 %budget, 0")
         text.emit(f"br i1 {spent}, label %leave, label %go, !prof !1")
         text.label("go")
-        self._load_homes(region.blocks[region.entry].live)
-        text.emit(f"br label %b{region.entry:x}")
+        first, *others = region.entries
+        if others:
+            is_first = text.value(f"icmp eq i64 %pc, {first}")
+            text.emit(f"br i1 {is_first}, label %e{first:x}, label %choose, !prof !0")
+            text.label("choose")
+            arms = " ".join(f"i64 {entry}, label %e{entry:x}" for entry in others)
+            text.emit(f"switch i64 %pc, label %leave [{arms}]")
+        else:
+            text.emit(f"br label %e{first:x}")
+        for entry in region.entries:
+            text.label(f"e{entry:x}")
+            self._load_homes(region.blocks[entry].live)
+            text.emit(f"br label %b{entry:x}")
 
     def block(self, block: Block) -> None:
         """Translate one block."""
@@ -448,7 +460,7 @@ def region_text(insns: InsnSet, region: Region) -> str:
     for block in region.blocks.values():
         hart.block(block)
     hart.epilogue()
-    head = f"define {REGION_CC} {REGION_RESULT} @{region_name(region.entry)}({REGION_PARAMETERS})"
+    head = f"define {REGION_CC} {REGION_RESULT} @{region_name(region.entries[0])}({REGION_PARAMETERS})"
     return f"{head} #0 {{\nentry:\n{text.body()}\n}}"
 
 

@@ -49,6 +49,7 @@ class Shadow:
         _reserve(SHADOW, LIMIT * 8)
         _reserve(ENTRIES, LIMIT * 4)
         self._enter_region = enter_region
+        self._decode = decode
         record = decode.to_bytes(8, "little") + bytes(RECORD - 8)
         self._records = record * (PAGE // 2)
         self._slots = no_region.to_bytes(8, "little") * (PAGE // 2)
@@ -87,6 +88,12 @@ class Shadow:
         for at, size in ((ENTRIES + page * 4, ENTRIES_PER_PAGE), (SHADOW + page * 8, SHADOW_PER_PAGE)):
             hostmem.mprotect(at, size, hostmem.PROT_NONE)
             hostmem.madvise(at, size, _DONTNEED)
+
+    def executed(self, page: int) -> bytes:
+        """A byte for each halfword of an active page: 1 where an instruction was decoded."""
+        handlers = hostmem.view(SHADOW + page * 8, SHADOW_PER_PAGE).cast("Q")[::2].tolist()
+        decode = self._decode
+        return bytes([handler != decode for handler in handlers])
 
     def pages(self, start: int, end: int) -> list[int]:
         """Active pages that overlap [start, end)."""

@@ -5,8 +5,10 @@ It reads requests from one pipe and writes replies to another: a length, then a 
 
 from __future__ import annotations
 
+import contextlib
 import marshal
 import os
+import select
 import time
 
 from hartwood.isa.riscv import RISCV
@@ -17,9 +19,11 @@ from hartwood.jit.entry import entry_text, shared_text
 from hartwood.jit.flow import Explorer, FlowError
 from hartwood.jit.interp import BANKS, bank_text, banks, numbering
 from hartwood.jit.lift import region_text, transfer_target
+from hartwood.jit.store import Store, code_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from hartwood.isa.insn import Decoded
     from hartwood.isa.insnset import InsnSet
     from hartwood.jit.image import Image
 
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 REGION_LIMIT = 400
 
 
-def bank_image(insns: InsnSet, bank: str) -> Image:
+def bank_image(insns: InsnSet, bank: str, level: int) -> Image:
     """The image of one interpreter bank; the base bank carries the decoder and the entries. Its
     meta is one byte a handler number: the index of its bank in `BANKS`."""
     functions = [*bank_text(insns, bank), *shared_text()]
@@ -35,20 +39,32 @@ def bank_image(insns: InsnSet, bank: str) -> Image:
     if bank == "base":
         numbers = numbering(insns)
         where = banks(insns)
-        meta = bytes([0, *(BANKS.index(where[name]) for name, _ in numbers)])
+        meta = bytes([0, *(BANKS.index(where[key]) for key in numbers)])
         functions += [decoder_text(insns, numbers), *entry_text(), host_x86_signals.text()]
-    return compile_image(functions, 1, meta)
+    return compile_image(functions, level, meta, handlers=True)
+
+
+#: Guest code in a request; see `Window`.
+Part = tuple[int, bytes, bytes]
 
 
 class Window:
-    """The guest code that a request carries: byte strings at guest addresses."""
+    """The guest code that a request carries: (address, bytes, executed), where `executed` has a
+    byte for each halfword, 1 where an instruction that ran begins."""
 
-    def __init__(self, parts: list[tuple[int, bytes]]) -> None:
+    def __init__(self, parts: list[Part]) -> None:
         self._parts = parts
+
+    def executed(self, pc: int) -> bool:
+        """Whether the instruction at `pc` has run."""
+        for start, data, executed in self._parts:
+            if 0 <= pc - start < len(data):
+                return bool(executed[(pc - start) // 2])
+        return False
 
     def fetch(self, pc: int) -> int | None:
         """The instruction word at `pc`, as far as it is known."""
-        for start, data in self._parts:
+        for start, data, _ in self._parts:
             at = pc - start
             if 0 <= at < len(data):
                 word = int.from_bytes(data[at : at + 4], "little")
@@ -56,45 +72,109 @@ class Window:
                 return word if at + size <= len(data) else None
         return None
 
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes of a range that `fetch` showed."""
+        for at, data, _ in self._parts:
+            if at <= start and end <= at + len(data):
+                return data[start - at : end - at]
+        return b""
 
-def region_images(
-    insns: InsnSet, entries: list[int], parts: list[tuple[int, bytes]], level: int
-) -> tuple[Image | None, list[tuple[int, list[tuple[int, int]], int]]]:
-    """Translate the regions at `entries`; gives an image and for each region that could be
-    translated its entry, the guest ranges it depends on, and its size in instructions."""
+
+def region_image(
+    insns: InsnSet, entries: list[int], parts: list[Part], level: int
+) -> Image | None:
+    """Translate the regions at `entries`, those of them that can be translated. The image's meta
+    is a marshalled list: for each region its entries, its size in instructions, and the guest
+    ranges that it depends on as (start, end, digest)."""
     window = Window(parts)
 
-    def target(decoded: object, pc: int) -> int | None:
-        return transfer_target(insns, decoded, pc)  # type: ignore[arg-type]
+    def target(decoded: Decoded, pc: int) -> int | None:
+        return transfer_target(insns, decoded, pc)
 
-    explorer = Explorer(insns, window.fetch, target, REGION_LIMIT)
+    explorer = Explorer(insns, window.fetch, target, REGION_LIMIT, window.executed)
     texts, made = [], []
+    seen: set[int] = set()
     for entry in entries:
+        if entry in seen:
+            continue
         try:
             region = explorer.region(entry)
         except FlowError:
             continue
+        seen.update(region.blocks)
         texts.append(region_text(insns, region))
-        made.append((entry, region.ranges, region.size))
-    return (compile_image(texts, level) if texts else None), made
+        ranges = [(start, end, code_digest(window.read(start, end))) for start, end in region.ranges]
+        made.append((region.entries, region.size, ranges))
+    return compile_image(texts, level, marshal.dumps(made)) if texts else None
 
 
-def main(requests: int, replies: int) -> None:
-    """Serve until the guest's process closes its end."""
-    with os.fdopen(requests, "rb") as source, os.fdopen(replies, "wb", 0) as sink:
-        while head := source.read(8):
-            request = marshal.loads(source.read(int.from_bytes(head, "little")))
-            start = time.process_time()
+class Worker:
+    """Serves one guest process."""
+
+    def __init__(self, requests: int, replies: int, path: str) -> None:
+        self._source = os.fdopen(requests, "rb", 0)
+        self._sink = os.fdopen(replies, "wb", 0)
+        self._store = Store(path) if path else None
+        self._better: list[str] = []
+
+    def _reply(self, *reply: object) -> None:
+        data = marshal.dumps(reply)
+        view = memoryview(len(data).to_bytes(8, "little") + data)
+        # The guest's process may have ended; what is stored serves the next one.
+        with contextlib.suppress(BrokenPipeError):
+            while view:
+                view = view[self._sink.write(view) :]
+
+    def _read(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            chunk = self._source.read(size - len(data))
+            if not chunk:
+                break
+            data += chunk
+        return data
+
+    def serve(self) -> None:
+        """Answer until the guest's process closes its end. When nothing is asked, banks that were
+        compiled in a hurry are compiled well."""
+        idle = select.poll()
+        idle.register(self._source, select.POLLIN)
+        while True:
+            if self._better and not idle.poll(0):
+                self._bank(self._better.pop(0), 2)
+                continue
+            head = self._read(8)
+            if len(head) < 8:
+                for name in self._better:
+                    self._bank(name, 2)
+                break
+            request = marshal.loads(self._read(int.from_bytes(head, "little")))
             if request[0] == "bank":
-                image: Image | None = bank_image(RISCV, request[1])
-                reply = ("bank", request[1], image.dump() if image else b"")
+                self._bank(request[1], 0)
+                self._better.append(request[1])
             else:
-                _, number, entries, parts, level = request
-                image, made = region_images(RISCV, entries, parts, level)
-                seconds = time.process_time() - start
-                reply = ("region", number, image.dump() if image else b"", made, seconds)
-            data = marshal.dumps(reply)
-            sink.write(len(data).to_bytes(8, "little") + data)
-            sink.flush()
+                self._region(*request[1:])
+        if self._store is not None:
+            self._store.trim()
+
+    def _bank(self, name: str, level: int) -> None:
+        data = bank_image(RISCV, name, level).dump()
+        self._reply("bank", name, data)
+        if self._store is not None and level:
+            self._store.put(f"bank-{name}", "image", data)
+
+    def _region(
+        self, number: int, entries: list[int], parts: list[Part], level: int, key: str
+    ) -> None:
+        start = time.process_time()
+        image = region_image(RISCV, entries, parts, level)
+        data = image.dump() if image else b""
+        self._reply("region", number, data, time.process_time() - start)
+        if self._store is not None and data:
+            self._store.put(key, f"{entries[0]:x}", data)
 
 
+def main(requests: int, replies: int, path: str) -> None:
+    """Serve the process at the other end of two pipes; `path` is the cache folder or ""."""
+    with contextlib.suppress(KeyboardInterrupt):
+        Worker(requests, replies, path).serve()
