@@ -103,3 +103,64 @@ def guests_fetch(
     with console.status(f"{name}") as status:  # silent when standard error is no terminal
         path = fetch(name, directory, refresh=refresh, say=status.update)
     print(path)
+
+
+@app.command()
+def disasm(file: Annotated[Path, typer.Argument(help="a riscv64 ELF file")]) -> None:
+    """Print the code of a riscv64 program or object as assembly."""
+    from hartwood.tools.disasm import disassemble
+
+    for line in disassemble(file):
+        print(line)
+
+
+@app.command()
+def info() -> None:
+    """Say what this build can do: guests, extensions, engines, cache."""
+    import platform
+    from importlib.metadata import version
+
+    from hartwood.isa.riscv import RISCV
+    from hartwood.tools import cache
+
+    used = cache.usage()
+    _print_table(
+        ["", ""],
+        [
+            ["hartwood", version("hartwood")],
+            ["python", f"{platform.python_version()} on {platform.machine()}"],
+            ["llvmlite", version("llvmlite")],
+            ["guests", "riscv64 Linux programs (hartwood run)"],
+            ["extensions", " ".join(RISCV.extensions)],
+            ["engines", " ".join(run_command.ENGINES)],
+            ["cache", f"{used.folder} ({_megabytes(used.size)} of {_megabytes(used.limit)})"],
+        ],
+    )
+
+
+@cache_app.command("info")
+def cache_info() -> None:
+    """Say where the translated code is kept and how much of it there is."""
+    from hartwood.tools import cache
+
+    used = cache.usage()
+    _print_table(
+        ["", ""],
+        [
+            ["folder", str(used.folder)],
+            ["size", f"{_megabytes(used.size)} of {_megabytes(used.limit)}"],
+            ["files", f"{used.files} for {used.configurations} configurations"],
+        ],
+    )
+
+
+@cache_app.command("clear")
+def cache_clear() -> None:
+    """Remove all translated code; it is made again as it is needed."""
+    from hartwood.tools import cache
+
+    print(f"removed {_megabytes(cache.clear())}")
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / (1 << 20):.1f} MiB"
