@@ -119,6 +119,7 @@ def _place(space: FlatSpace, fd: int, program: Program) -> Loaded:
 
 def _map_segments(space: FlatSpace, fd: int, program: Program, bias: int) -> None:
     status = os.fstat(fd)
+    path = os.readlink(f"/proc/self/fd/{fd}")
     for segment in program.segments:
         va = segment.va + bias
         start = va & -PAGE
@@ -135,7 +136,7 @@ def _map_segments(space: FlatSpace, fd: int, program: Program, bias: int) -> Non
                 flags=MAP_PRIVATE,
                 fd=fd,
                 offset=segment.offset - (va - start),
-                path=program.path,
+                path=path,
                 device=status.st_dev,
                 inode=status.st_ino,
             )
