@@ -63,7 +63,7 @@ class Text:
 class Val:
     """`Bits` as an LLVM value: a name or constant, or a floating-point value not yet cast."""
 
-    __slots__ = ("_name", "const", "fp", "text", "width")
+    __slots__ = ("_name", "const", "fp", "offset", "root", "text", "width")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(
@@ -79,6 +79,9 @@ class Val:
         self.const = const
         self._name = name
         self.fp = fp
+        #: The value is `root` (a name, or None for its own) plus `offset`.
+        self.root: str | None = None
+        self.offset = 0
 
     @property
     def is_float(self) -> bool:
@@ -145,7 +148,13 @@ class Val:
             return self
         if self.const == 0:
             return rhs
-        return self._binary("__add__", "add", rhs)
+        total = self._binary("__add__", "add", rhs)
+        for value, addend in ((self, rhs), (rhs, self)):
+            if addend.const is not None and value.const is None:
+                total.root = value.root or value.name
+                half = 1 << (self.width - 1)
+                total.offset = value.offset + (addend.const ^ half) - half
+        return total
 
     __radd__ = __add__
 

@@ -13,6 +13,10 @@ from hartwood.jit import host_x86 as host
 from hartwood.jit.abi import LIMIT
 
 
+#: Half of what `FlatSpace` leaves inaccessible on either side.
+_NEAR = 1 << 19
+
+
 def load_pointer(text: Text, address: str, fault: str) -> str:
     """Load a `ptr` from a host address (an i64 operand); branches to `fault` if it faults."""
     where = text.value(f"inttoptr i64 {address} to ptr")
@@ -106,7 +110,8 @@ class FlatMemory:
     def __init__(self, text: Text, slow: Callable[[Val, bool], str]) -> None:
         self._text = text
         self._slow = slow
-        self._checked: set[str] = set()
+        #: Offsets from a value, by its name, that were found inside the address space.
+        self._checked: dict[str, list[int]] = {}
 
     def new_block(self) -> None:
         """Forget which addresses were compared with the limit: control may come from elsewhere."""
@@ -114,13 +119,14 @@ class FlatMemory:
 
     def _pointer(self, address: Val, slow: str) -> str:
         text = self._text
-        if address.name not in self._checked:
-            # Guard zones around the reservation catch an access that straddles the limit.
+        checked = self._checked.setdefault(address.root or address.name, [])
+        # What is near an address inside is inside or in the guard zones around the reservation.
+        if not any(abs(address.offset - near) < _NEAR for near in checked):
             inside = text.value(f"icmp ult i64 {address.name}, {LIMIT}")
             ok = text.fresh_label("in")
             text.emit(f"br i1 {inside}, label %{ok}, label %{slow}, !prof !0")
             text.label(ok)
-            self._checked.add(address.name)
+            checked.append(address.offset)
         return text.value(f"inttoptr i64 {address.name} to ptr")
 
     def load(self, address: Val, size: int) -> Val:

@@ -31,14 +31,19 @@ if TYPE_CHECKING:
 BANKS = ("base", "float", "rounded", "extra")
 #: Instructions between two looks at the rest of the world: some milliseconds.
 SLICE = 4_000_000
-#: Transfers to an address before its region is translated.
-HOT = 4000
+#: Transfers to an address that make it hot. A region costs some milliseconds to translate, which
+#: is as long as interpreting it this often takes.
+HOT = 16_000
 #: Times an address inside a known region has to be hot before it gets a region of its own.
 PATIENCE = 3
+#: Slices that ended in a region, after which it is translated again with everything LLVM has.
+SAMPLES = 40
 #: Guest code that a request carries: pages before and after the entry's.
 _BEFORE, _AFTER = 2, 6
 #: Entries that one request may carry, and requests that the worker may have before it.
-_BATCH, _DEPTH = 4, 2
+_BATCH, _DEPTH = 6, 2
+#: How a region is compiled at first, and when it has proved hot (see `worker.region_image`).
+_FIRST, _BEST = 1, 2
 _TABLE_SIZE = 1 << 16
 _SYS_ARCH_PRCTL, _ARCH_SET_GS = 158, 0x1001
 
@@ -67,6 +72,8 @@ class Engine:
         self._requested: set[int] = set()
         self._heat: dict[int, int] = {}
         self._linked: set[int] = set()
+        self._best: set[int] = set()
+        self._samples: dict[int, int] = {}
         self._queue: list[int] = []
         self._covered: list[tuple[int, int]] = []
         #: Requests on the way: number and page.
@@ -151,8 +158,10 @@ class Engine:
                 ):
                     return reason
             else:
-                if self._asked or self._queue:
-                    with self.lock:
+                with self.lock:
+                    if reason == abi.SLICE:
+                        self._sample(state)
+                    if self._asked or self._queue:
                         self._pump()
                 return reason
 
@@ -187,7 +196,7 @@ class Engine:
         with self.lock:
             for page in self.shadow.pages(start, end):
                 self.shadow.deactivate(page)
-            for known in (self._requested, self._linked):
+            for known in (self._requested, self._linked, self._best):
                 known -= {pc for pc in known if start <= pc < end}
             self._covered = [c for c in self._covered if c[1] <= start or end <= c[0]]
 
@@ -197,24 +206,32 @@ class Engine:
         pc = state.tval
         state.hot[(pc >> 1) & (abi.HOT_SLOTS - 1)] = state.hot_threshold
         with self.lock:
-            if pc not in self._requested and pc not in self._linked and self._is_due(pc):
-                self._requested.add(pc)
-                self._queue.append(pc)
+            heat = self._heat[pc] = self._heat.get(pc, 0) + 1
+            if pc not in self._linked and pc not in self._requested:
+                # Inside a region that has an entry elsewhere, an address waits: control will
+                # mostly come through that entry, unless it stays inside for long.
+                inside = any(start <= pc < end for start, end in self._covered)
+                if not inside or heat > PATIENCE:
+                    self._requested.add(pc)
+                    self._queue.append(pc)
             self._pump()
 
-    def _is_due(self, pc: int) -> bool:
-        """Inside a region that has an entry elsewhere, an address waits: control will mostly
-        come through that entry, unless it stays inside for long."""
-        if not any(start <= pc < end for start, end in self._covered):
-            return True
-        heat = self._heat[pc] = self._heat.get(pc, 0) + 1
-        return heat > PATIENCE
+    def _sample(self, state: abi.State) -> None:
+        """A slice ended at the pc: where that is often so, most time is spent."""
+        pc = state.pc
+        if pc in self._linked and pc not in self._best:
+            count = self._samples[pc] = self._samples.get(pc, 0) + 1
+            if count == SAMPLES and self.mode != "interp":
+                self._ask([pc], _BEST)
 
     def _pump(self) -> None:
-        """Take what the worker has done and give it what is waiting: one request a page at a
+        """Take what the worker has done and give it what is hottest: one request a page at a
         time, because a region often covers what else was asked for there."""
         if self._asked:
             self._collect()
+        if not self._queue or len(self._asked) >= _DEPTH:
+            return
+        self._queue.sort(key=self._heat.__getitem__, reverse=True)
         for pc in self._queue[:]:
             page = pc & -PAGE
             if len(self._asked) >= _DEPTH:
@@ -223,11 +240,16 @@ class Engine:
                 continue
             batch = [other for other in self._queue if other & -PAGE == page][:_BATCH]
             self._queue = [other for other in self._queue if other not in batch]
-            parts = self._code_around(page)
-            if parts:
-                self._number += 1
-                self._asked[self._number] = page
-                self.client.request(self._number, batch, parts, 2, self._page_key(page))
+            self._ask(batch, _FIRST)
+
+    def _ask(self, entries: list[int], level: int) -> None:
+        """Have regions on one page translated."""
+        page = entries[0] & -PAGE
+        parts = self._code_around(page)
+        if parts:
+            self._number += 1
+            self._asked[self._number] = page
+            self.client.request(self._number, entries, parts, level, self._page_key(page))
 
     def _page_key(self, page: int) -> str:
         return page_key(page, self.space.read_some(page, PAGE))
@@ -235,10 +257,20 @@ class Engine:
     def _code_around(self, page: int) -> list[tuple[int, bytes, bytes]]:
         """The pages near `page` that have been executed from, and which of their instructions."""
         return [
-            (at, self.space.read_some(at, PAGE), self.shadow.executed(at))
+            (at, self.space.read_some(at, PAGE), self._executed(at))
             for at in range(page - _BEFORE * PAGE, page + (_AFTER + 1) * PAGE, PAGE)
             if at in self.shadow.active
         ]
+
+    def _executed(self, page: int) -> bytes:
+        """A byte for each halfword of a page: 1 where an instruction was interpreted, or belongs
+        to a region that is translated already."""
+        executed = self.shadow.executed(page)
+        for start, end in self._covered:
+            first, last = max(start - page, 0) // 2, min(end - page, PAGE) // 2
+            if first < last:
+                executed[first:last] = b"\1" * (last - first)
+        return bytes(executed)
 
     def _collect(self) -> None:
         """Install the translations that are ready."""
@@ -262,15 +294,19 @@ class Engine:
     def _install_regions(self, image: Image) -> None:
         """Link the regions of an image whose guest code is there, unchanged."""
         base = 0
-        for entries, _size, ranges in marshal.loads(image.meta):
+        level, regions = marshal.loads(image.meta)
+        for entries, _size, ranges in regions:
             if not self._is_current(ranges):
                 continue
             base = base or self.arena.install(image)
             code = base + image.entries[f"r_{entries[0]:x}"]
             for entry in entries:
-                # An entry of an earlier region stays with it: it may be the entry it was made for.
-                if entry & -PAGE in self.shadow.active and entry not in self._linked:
+                # An entry of an earlier region stays with it, unless this one is better.
+                known = entry in (self._linked if level < _BEST else self._best)
+                if entry & -PAGE in self.shadow.active and not known:
                     self.shadow.link(entry, code)
+                    if level == _BEST:
+                        self._best.add(entry)
                     self._linked.add(entry)
             covered = [(start, end) for start, end, _ in ranges]
             self._covered.extend(covered)

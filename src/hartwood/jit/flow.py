@@ -154,8 +154,9 @@ class Explorer:
         block.target = None if p.indirect else self._target_of(decoded, step.pc)
         return True
 
-    def region(self, entry: int) -> Region:
-        """The region that begins at `entry`. Raises `FlowError` where it would be empty."""
+    def region(self, entry: int, *, eager: bool = False) -> Region:
+        """The region that begins at `entry`. With `eager`, registers are written home at once,
+        so nothing is ever dirty. Raises `FlowError` where it would be empty."""
         leaders = self._leaders(entry)
         blocks: dict[int, Block] = {}
         for start in sorted(leaders, key=lambda pc: (pc != entry, pc)):
@@ -183,8 +184,9 @@ class Explorer:
             if goal <= block.start and goal in blocks and goal != entry
         }
         region = Region([entry, *sorted(heads)], blocks, self._ranges(blocks))
-        _solve_dirty(region)
-        _solve_live(region)
+        if not eager:
+            _solve_dirty(region)
+        _solve_live(region, eager)
         return region
 
     def _leaders(self, entry: int) -> set[int]:
@@ -259,7 +261,7 @@ def _solve_dirty(region: Region) -> None:
                 work.append(goal)
 
 
-def _solve_live(region: Region) -> None:
+def _solve_live(region: Region, eager: bool) -> None:
     """Backward, union. An exit reads every dirty register: it writes them back."""
     before: dict[int, list[int]] = {start: [] for start in region.blocks}
     uses, defs = {}, {}
@@ -271,7 +273,8 @@ def _solve_live(region: Region) -> None:
                 use |= dirty & ~define
             use |= step.reads & ~define
             define |= step.writes
-            dirty |= step.writes
+            if not eager:
+                dirty |= step.writes
         if block.kind != "fall" or block.end not in region.blocks:
             use |= block.dirty & ~define
         uses[start], defs[start] = use, define

@@ -43,10 +43,11 @@ def _home(register: int) -> str:
 class RegionHart(NativeHart):
     """`words.Hart` for the instructions of one region, one block at a time."""
 
-    def __init__(self, text: Text, insns: InsnSet, region: Region) -> None:
+    def __init__(self, text: Text, insns: InsnSet, region: Region, eager: bool) -> None:
         super().__init__(text, insns)
         self.memory = FlatMemory(text, lambda address, is_store: self._exit_here())
         self.region = region
+        self.eager = eager
         self.cold: list[tuple[str, list[str]]] = []
         self._values: dict[int, Val] = {}
         self._narrow: dict[int, Val] = {}
@@ -72,6 +73,10 @@ class RegionHart(NativeHart):
         self._values[register] = value
         self._written.add(register)
         self._narrow.pop(register, None)
+        if self.eager and register not in abi.PINNED:
+            kind = _kind(register)
+            name = value.name if kind == "i64" else value.float_name
+            self.text.emit(f"store {kind} {name}, ptr {self.text.value(_home(register))}")
 
     def read_x(self, index: Val | int) -> Val:
         number = _number(index)
@@ -138,6 +143,8 @@ class RegionHart(NativeHart):
 
     def _dirty(self) -> int:
         mask = self._block.dirty
+        if self.eager:
+            return 0
         for register in self._written:
             if register not in abi.PINNED:
                 mask |= 1 << register
@@ -452,10 +459,12 @@ def region_name(entry: int) -> str:
     return f"r_{entry:x}"
 
 
-def region_text(insns: InsnSet, region: Region) -> str:
-    """LLVM text of one region."""
+def region_text(insns: InsnSet, region: Region, *, eager: bool = False) -> str:
+    """LLVM text of one region. With `eager`, for a region that `Explorer` found so, registers are
+    written home at once: faster to compile, because exits have nothing to write back, and slower
+    to run."""
     text = Text()
-    hart = RegionHart(text, insns, region)
+    hart = RegionHart(text, insns, region, eager)
     hart.prologue()
     for block in region.blocks.values():
         hart.block(block)

@@ -89,11 +89,11 @@ class Shadow:
             hostmem.mprotect(at, size, hostmem.PROT_NONE)
             hostmem.madvise(at, size, _DONTNEED)
 
-    def executed(self, page: int) -> bytes:
+    def executed(self, page: int) -> bytearray:
         """A byte for each halfword of an active page: 1 where an instruction was decoded."""
         handlers = hostmem.view(SHADOW + page * 8, SHADOW_PER_PAGE).cast("Q")[::2].tolist()
         decode = self._decode
-        return bytes([handler != decode for handler in handlers])
+        return bytearray([handler != decode for handler in handlers])
 
     def pages(self, start: int, end: int) -> list[int]:
         """Active pages that overlap [start, end)."""

@@ -82,7 +82,7 @@ class Store:
                     f"{top}: others can write to the code cache; `chmod 700` it or set "
                     "HARTWOOD_CACHE to a folder of your own"
                 )
-            for name in os.listdir(self.path):
+            for name in sorted(os.listdir(self.path)):
                 key, dot, _ = name.partition(".")
                 if dot and not name.endswith(".new"):
                     self._files.setdefault(key, []).append(name)

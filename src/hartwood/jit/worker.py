@@ -83,9 +83,10 @@ class Window:
 def region_image(
     insns: InsnSet, entries: list[int], parts: list[Part], level: int
 ) -> Image | None:
-    """Translate the regions at `entries`, those of them that can be translated. The image's meta
-    is a marshalled list: for each region its entries, its size in instructions, and the guest
-    ranges that it depends on as (start, end, digest)."""
+    """Translate the regions at `entries`, those of them that can be translated. Level 2 is for
+    those that have proved hot. The image's meta is marshalled: the level, and for each region its
+    entries, its size in instructions, and the guest ranges it depends on as (start, end, digest).
+    """
     window = Window(parts)
 
     def target(decoded: Decoded, pc: int) -> int | None:
@@ -98,14 +99,14 @@ def region_image(
         if entry in seen:
             continue
         try:
-            region = explorer.region(entry)
+            region = explorer.region(entry, eager=level < 2)
         except FlowError:
             continue
         seen.update(region.blocks)
-        texts.append(region_text(insns, region))
+        texts.append(region_text(insns, region, eager=level < 2))
         ranges = [(start, end, code_digest(window.read(start, end))) for start, end in region.ranges]
         made.append((region.entries, region.size, ranges))
-    return compile_image(texts, level, marshal.dumps(made)) if texts else None
+    return compile_image(texts, level, marshal.dumps((level, made))) if texts else None
 
 
 class Worker:
@@ -171,7 +172,7 @@ class Worker:
         data = image.dump() if image else b""
         self._reply("region", number, data, time.process_time() - start)
         if self._store is not None and data:
-            self._store.put(key, f"{entries[0]:x}", data)
+            self._store.put(key, f"{level}-{entries[0]:x}", data)
 
 
 def main(requests: int, replies: int, path: str) -> None:
