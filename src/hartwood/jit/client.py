@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _HIGH_FD = 1 << 19
 _F_SETPIPE_SZ, _PIPE = 1031, 1 << 20
 
+_GONE = "the compile worker ended without an answer; its message is above"
+
 #: A message of the worker's: its kind, then what belongs to it.
 Reply = "tuple[Any, ...]"
 
@@ -129,7 +131,7 @@ class Client:
             if reply[0] == "bank" and reply[1] == name:
                 return reply[2]  # type: ignore[no-any-return]
             self._kept.append(reply)
-        raise WorkerError("the compile worker ended without an answer; its message is above")
+        raise WorkerError(_GONE)
 
     def request(
         self, number: int, entries: list[int], parts: list[tuple[int, bytes, bytes]], level: int, key: str
@@ -143,7 +145,16 @@ class Client:
         number, image, seconds)."""
         if not self._pid:
             return None
-        reply = self._kept.pop(0) if self._kept else self._receive(0)
+        return self._counted(self._kept.pop(0) if self._kept else self._receive(0))
+
+    def wait(self) -> Reply:
+        """The next answer, whenever it comes. Raises `WorkerError`."""
+        reply = self._counted(self._kept.pop(0) if self._kept else self._receive(None))
+        if reply is None:
+            raise WorkerError(_GONE)
+        return reply
+
+    def _counted(self, reply: Reply | None) -> Reply | None:
         if reply is not None and reply[0] == "region":
             self.compile_seconds += reply[3]
         return reply

@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hartwood.jit.client import Reply
     from hartwood.mem.flat import FlatSpace
 
 BANKS = ("base", "float", "rounded", "extra")
@@ -251,6 +252,23 @@ class Engine:
             self._asked[self._number] = page
             self.client.request(self._number, entries, parts, level, self._page_key(page))
 
+    def translate(self, entries: list[int], level: int = _BEST) -> None:
+        """Translate the code at `entries`, all near the first, whether or not it has run, and
+        wait for it. Raises `WorkerError` where there is no worker to do it."""
+        page = entries[0] & -PAGE
+        everything = b"\1" * (PAGE // 2)
+        with self.lock:
+            parts = [
+                (at, self.space.read_some(at, PAGE), everything)
+                for at in range(page - _BEFORE * PAGE, page + (_AFTER + 1) * PAGE, PAGE)
+                if self._activate(at)
+            ]
+            self._number += 1
+            self._asked[self._number] = page
+            self.client.request(self._number, entries, parts, level, self._page_key(page))
+            while self._number in self._asked:
+                self._take(self.client.wait())
+
     def _page_key(self, page: int) -> str:
         return page_key(page, self.space.read_some(page, PAGE))
 
@@ -275,12 +293,15 @@ class Engine:
     def _collect(self) -> None:
         """Install the translations that are ready."""
         while (answer := self.client.poll()) is not None:
-            if answer[0] == "bank":
-                self._install_bank(answer[1], Image.load(answer[2]))
-                continue
-            self._asked.pop(answer[1], None)
-            if answer[2]:
-                self._install_regions(Image.load(answer[2]))
+            self._take(answer)
+
+    def _take(self, answer: Reply) -> None:
+        if answer[0] == "bank":
+            self._install_bank(answer[1], Image.load(answer[2]))
+            return
+        self._asked.pop(answer[1], None)
+        if answer[2]:
+            self._install_regions(Image.load(answer[2]))
 
     def _recall(self, page: int) -> None:
         """Install what the store has for a page."""
