@@ -31,6 +31,9 @@ PINNED = (1, 2, 8, 10, 11, 12, 13, 14)
 #: Index of the register-file slot that swallows writes to x0.
 SINK = 32
 
+#: Bit of `reserved_address` that says four bytes were reserved, not eight.
+RESERVED_WORD = 1
+
 #: Interpreted transfers to one address before it is worth translating.
 HOT_SLOTS = 4096
 
@@ -61,14 +64,14 @@ _FIELDS: tuple[tuple[str, int, int], ...] = (
     ("mxcsr", 4, 1),  # the guest's, while Python runs; the host's, while the guest runs
     ("frm", 8, 1),
     ("frm_reserved", 8, 1),  # non-zero: frm is RMM or reserved, the host FPU cannot do it
-    ("reserved_address", 8, 1),  # LR/SC; all ones: no reservation
+    ("reserved_address", 8, 1),  # LR/SC, with RESERVED_WORD; all ones: no reservation
     ("reserved_value", 8, 1),
     ("stack_limit", 8, 1),  # host stack pointer below which host frames unwind
     ("hot_threshold", 8, 1),  # zero: never report
     ("handlers", 8, 1),  # pointer to the table of interpreter handlers
     ("instret", 8, 1),  # retired before this slice began
     ("slice_budget", 8, 1),  # what `budget` was at the beginning of the slice
-    ("time_base", 8, 1),
+    ("translated", 8, 1),  # instructions that ran in regions
     ("fault_signo", 4, 1),
     ("fault_code", 4, 1),
     ("fault_address", 8, 1),

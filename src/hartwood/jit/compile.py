@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import llvmlite.binding as llvm
 
+from hartwood.bits.ssa_float_x86 import outlined_functions
 from hartwood.jit.image import Image, flatten
 
 #: Branch weights: `!0` for a likely first target, `!1` for an unlikely one.
@@ -66,6 +67,7 @@ def _declarations(text: str) -> str:
 def module_text(functions: Iterable[str]) -> str:
     """A whole module from function definitions; `#0` is their attribute group."""
     body = "\n\n".join(functions)
+    body += "\n" + "\n".join(outlined_functions(body))
     attributes = "attributes #0 = { nounwind strictfp }"
     return f"{body}\n\n{_declarations(body)}\n{attributes}\n{_METADATA}"
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ctypes
 import marshal
+import resource
 from _thread import RLock
 
 from hartwood.errors import Error, ImageError
 from hartwood.jit import abi
 from hartwood.jit.arena import CodeArena
 from hartwood.jit.client import Client
+from hartwood.jit.host_x86 import use_guest_memory
 from hartwood.jit.image import Image
 from hartwood.jit.shadow import PAGE, Shadow
 from hartwood.jit.signals import HostSignals
@@ -45,8 +47,9 @@ _BEFORE, _AFTER = 2, 6
 _BATCH, _DEPTH = 6, 2
 #: How a region is compiled at first, and when it has proved hot (see `worker.region_image`).
 _FIRST, _BEST = 1, 2
+#: Host stack that guest calls may take five eighths of, where there is no limit.
+_LARGE = 8 << 20
 _TABLE_SIZE = 1 << 16
-_SYS_ARCH_PRCTL, _ARCH_SET_GS = 158, 0x1001
 
 
 class EngineError(Error):
@@ -129,11 +132,11 @@ class Engine:
 
     def enter_thread(self, state: abi.State) -> None:
         """Prepare the calling thread for running `state`."""
-        libc = ctypes.CDLL(None)
-        libc.syscall(_SYS_ARCH_PRCTL, _ARCH_SET_GS, ctypes.c_uint64(self.space.base))
+        use_guest_memory(self.space.base)
         at = ctypes.addressof(state)
         self.signals.register_thread(at + abi.offset("fault_signo"), at + abi.offset("stop"))
-        state.stack_limit = _stack_pointer() - (5 << 20)
+        stack = min(resource.getrlimit(resource.RLIMIT_STACK)[0] % _LARGE, _LARGE)
+        state.stack_limit = _stack_pointer() - stack // 8 * 5
 
     def run(self, state: abi.State, budget: int = SLICE) -> int:
         """Run until something concerns the rest of the machine; gives the reason (see `abi`)."""

@@ -187,6 +187,9 @@ def _enter_region() -> str:
         text.value(f"extractvalue {REGION_RESULT} {result}, {i}")
         for i in range(2 + len(abi.PINNED))
     ]
+    ran = text.value(f"sub i64 %budget, {words[1]}")
+    total = text.value(f"add i64 {_state_load(text, 'translated')}, {ran}")
+    _state_store(text, "translated", total)
     for register, word in zip(abi.PINNED, words[2:], strict=True):
         where = text.value(field("x", register))
         text.emit(f"store i64 {word}, ptr {where}")

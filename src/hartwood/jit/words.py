@@ -10,10 +10,16 @@ from hartwood.bits.ssa import SsaHart, Text, Val, constant
 from hartwood.bits.ssa_float import DYN, on_host
 from hartwood.bits.ssa_float_x86 import X86Float
 from hartwood.isa.insnset import InsnSet
+from hartwood.jit import abi
 from hartwood.jit.access import FlatMemory
 from hartwood.jit.calling import field
 
 NO_RESERVATION = (1 << 64) - 1
+
+
+def _reservation(address: Val, size: int) -> Val:
+    """Address and size of a reservation in one word: the address is a multiple of 4."""
+    return address | abi.RESERVED_WORD if size == 4 else address
 
 
 class NativeHart(SsaHart):
@@ -24,7 +30,7 @@ class NativeHart(SsaHart):
     def __init__(self, text: Text, insns: InsnSet) -> None:
         super().__init__(text)
         self.insns = insns
-        self._float = X86Float(text, self._scratch, lambda: self.state_load("frm").name)
+        self._float = X86Float(text, self._scratch, lambda: self.state_load("frm").name, outlined=True)
 
     def _scratch(self) -> str:
         """Memory of this hart's through which the host's control word travels."""
@@ -54,16 +60,16 @@ class NativeHart(SsaHart):
         return self.memory.amo(op, address, value)
 
     def load_reserved(self, address: Val, size: int) -> Val:
-        """See `words.Hart.load_reserved`: the reservation is the address and the value seen."""
+        """See `words.Hart.load_reserved`: the reservation is address and size, and the value."""
         value = self.memory.load(address, size)
-        self.state_store("reserved_address", address)
+        self.state_store("reserved_address", _reservation(address, size))
         self.state_store("reserved_value", value.zext(64))
         return value
 
     def store_conditional(self, address: Val, value: Val) -> Val:
         """See `words.Hart.store_conditional`: succeeds where memory still holds what LR saw."""
         text = self.text
-        match = self.state_load("reserved_address") == address
+        match = self.state_load("reserved_address") == _reservation(address, value.width // 8)
         start, attempt, join = text.block, text.fresh_label("sc"), text.fresh_label("scd")
         text.emit(f"br i1 {match.name}, label %{attempt}, label %{join}")
         text.label(attempt)
@@ -227,12 +233,14 @@ class NativeHart(SsaHart):
 
     def int_to_float(self, a: Val, signed: bool, width: int, rm: int) -> Val:
         """See `words.Hart.int_to_float`."""
-        mode = self._mode(rm)
+        exact = a.width < width
+        mode = DYN if exact else self._mode(rm)
         return self._result(width, self._float.from_int(a.name, a.width, signed, width, mode))
 
     def float_to_float(self, a: Val, width: int, rm: int) -> Val:
         """See `words.Hart.float_to_float`."""
-        mode = self._mode(rm)
+        exact = a.width < width
+        mode = DYN if exact else self._mode(rm)
         return self._result(width, self._float.convert(a.float_name, a.width, width, mode))
 
     def _read_f32(self, index: Val | int) -> Val:

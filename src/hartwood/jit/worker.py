@@ -44,6 +44,9 @@ def bank_image(insns: InsnSet, bank: str, level: int) -> Image:
     return compile_image(functions, level, meta, handlers=True)
 
 
+#: Milliseconds without a request before work that nobody waits for.
+_IDLE = 150
+
 #: Guest code in a request; see `Window`.
 Part = tuple[int, bytes, bytes]
 
@@ -141,7 +144,7 @@ class Worker:
         idle = select.poll()
         idle.register(self._source, select.POLLIN)
         while True:
-            if self._better and not idle.poll(0):
+            if self._better and not idle.poll(_IDLE):
                 self._bank(self._better.pop(0), 2)
                 continue
             head = self._read(8)

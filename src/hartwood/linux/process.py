@@ -112,6 +112,7 @@ class Process:
             self.serve(task)
         finally:
             self.delivery.close()
+            self.machine.close()
         self.space.close()
         return self.exit_status
 

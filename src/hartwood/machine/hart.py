@@ -179,6 +179,8 @@ class Hart:
     def close(self) -> None:
         """The thread ends: nothing of this hart may be used any more."""
         self.machine.harts.remove(self)
+        self.machine.retired += self.instructions
+        self.machine.translated += self.state.translated
         if self._entered:
             self.machine.engine.signals.unregister_thread()
 
@@ -194,6 +196,8 @@ class Machine:
         self.mode = mode
         self.engine = Engine(space, "interp" if mode == "reference" else mode)
         self.harts: list[Hart] = []
+        #: Instructions of harts that are gone, and how many of those ran translated.
+        self.retired = self.translated = 0
         self.before_fork: list[Callable[[], None]] = [self.engine.before_fork]
         self.after_fork_parent: list[Callable[[], None]] = [self.engine.after_fork_parent]
         self.after_fork_child: list[Callable[[], None]] = [self.engine.after_fork_child]
@@ -208,9 +212,13 @@ class Machine:
 
     def stats(self) -> dict[str, object]:
         """Counters of the run so far, under the names of `--stats`."""
+        instructions = self.retired + sum(hart.instructions for hart in self.harts)
+        translated = self.translated + sum(hart.state.translated for hart in self.harts)
         return {
-            "instructions": sum(hart.instructions for hart in self.harts),
+            "instructions": instructions,
             "engine": self.mode,
+            "interpreted": instructions - translated,
+            "translated": translated,
             **self.engine.stats(),
         }
 

@@ -14,7 +14,7 @@ from hartwood.isa.riscv import RISCV
 from hartwood.jit import abi
 from hartwood.machine.floating import flags_of, mxcsr_of
 from hartwood.mem.flat import FlatSpace
-from hartwood.mem.regions import EXEC
+from hartwood.mem.regions import EXEC, PAGE, READ, WRITE
 
 #: Exception codes (Priv. table 3.7).
 FETCH_FAULT, LOAD_FAULT, STORE_FAULT = 12, 13, 15
@@ -25,35 +25,41 @@ class SpaceMemory:
     def __init__(self, space: FlatSpace) -> None:
         self._space = space
 
-    def load(self, address: int, size: int) -> int:
+    def _check(self, address: int, size: int, access: int, cause: int) -> None:
+        """Before anything is changed: an access that crosses into a page where it is not allowed
+        has no effect on the first one, as on the host."""
+        for at in (address, (address + size - 1) & -PAGE):
+            region = self._space.regions.at(at) if at < abi.LIMIT else None
+            if at >= address and (region is None or not region.prot & access):
+                raise Trap(cause, at)
+
+    def load(self, address: int, size: int, cause: int = LOAD_FAULT) -> int:
         """Read `size` bytes; raises `Trap` where the guest may not."""
+        self._check(address, size, READ | WRITE | EXEC, cause)
         try:
             return int.from_bytes(self._space.read(address, size), "little")
         except MemoryFault as fault:
-            raise Trap(LOAD_FAULT, fault.address) from None
+            raise Trap(cause, fault.address) from None
 
     def store(self, address: int, size: int, value: int) -> None:
         """Write `size` bytes; raises `Trap` where the guest may not."""
-        data = value.to_bytes(size, "little")
+        self._check(address, size, WRITE, STORE_FAULT)
         try:
-            try:
-                self._space.write(address, data)
-            except MemoryFault:
-                if not self._space.unprotect_code(address, address + size):
-                    raise
-                self._space.write(address, data)
+            self._space.write(address, value.to_bytes(size, "little"))
         except MemoryFault as fault:
             raise Trap(STORE_FAULT, fault.address) from None
 
     def amo(self, op: str, address: int, size: int, value: int) -> int:
-        """Atomic as far as other Python threads go: the GIL is held."""
-        old = self.load(address, size)
+        """Atomic as far as other Python threads go: the GIL is held. What faults is the store,
+        as Priv. 3.1.15 has it."""
+        old = self.load(address, size, STORE_FAULT)
         self.store(address, size, amo_result(op, old, value, size))
         return old
 
     def compare_exchange(self, address: int, size: int, expected: int, value: int) -> bool:
         """The same for a conditional store."""
-        if self.load(address, size) != expected:
+        self._check(address, size, WRITE, STORE_FAULT)
+        if self.load(address, size, STORE_FAULT) != expected:
             return False
         self.store(address, size, value)
         return True
@@ -96,16 +102,19 @@ class _Registers:
 
     @property
     def reservation(self) -> tuple[int, int, int] | None:
-        at = self._state.reserved_address
-        return None if at >= abi.LIMIT else (at, self._state.scratch[0], self._state.reserved_value)
+        word: int = self._state.reserved_address
+        if word == (1 << 64) - 1:
+            return None
+        size = 4 if word & abi.RESERVED_WORD else 8
+        return word & ~abi.RESERVED_WORD, size, self._state.reserved_value
 
     @reservation.setter
     def reservation(self, value: tuple[int, int, int] | None) -> None:
-        if value is None:
-            self._state.reserved_address = (1 << 64) - 1
-        else:
-            self._state.reserved_address = value[0]
-            self._state.scratch[0], self._state.reserved_value = value[1:]
+        state = self._state
+        state.reserved_address = (1 << 64) - 1
+        if value is not None:
+            tag = abi.RESERVED_WORD if value[1] == 4 else 0
+            state.reserved_address, state.reserved_value = value[0] | tag, value[2]
 
 
 class Reference:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from time import perf_counter
 
 from hartwood.errors import Error
 
@@ -127,7 +128,12 @@ def main(arguments: list[str]) -> int:
             trace=options.trace,
             strace=options.strace,
         )
+        started = perf_counter()
         status = process.run()
+        if options.stats is not None:
+            from hartwood.tools import stats
+
+            stats.write(options.stats, process, started)
     except Error as error:
         sys.stderr.write(f"hartwood: {error}\n")
         return 2
