@@ -1,0 +1,158 @@
+"""One machine with every engine: runs a program on each and says what came of it.
+
+There can be only one machine in a process, so its engines take turns on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from property.programs import PAGE, WRITE, Start
+
+from hartwood.isa.riscv import RISCV
+from hartwood.machine import Machine, Stop
+from hartwood.mem.flat import FlatSpace
+
+ENGINES = ("reference", "interp", "jit")
+#: Exceptions after which a program is let go on; then the run is over.
+MOST_STOPS = 40
+#: More instructions than any program of ours has fuel for.
+MOST_INSTRUCTIONS = 2_000_000
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A hart that stopped: why, and its registers."""
+
+    cause: str
+    address: int
+    signal: tuple[int, int]
+    pc: int
+    instructions: int
+    x: tuple[int, ...]
+    f: tuple[int, ...]
+    fcsr: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Every exception of a run, and what it left in writable memory."""
+
+    moments: tuple[Moment, ...]
+    memory: tuple[tuple[int, bytes], ...]
+
+
+class Engines:
+    """A machine that is a reference, an interpreter or a translator, as it is told."""
+
+    def __init__(self) -> None:
+        self.space = FlatSpace()
+        self.machine = Machine(self.space, "interp")
+        self.hart = self.machine.new_hart()
+
+    def close(self) -> None:
+        self.machine.close()
+        self.space.close()
+
+    def load(self, start: Start) -> None:
+        """Bring memory and registers to the state before a run."""
+        self.space.reset()
+        for area in start.areas:
+            self.space.map(area.start, len(area.data), 3)
+            self.space.write(area.start, area.data)
+            self.space.protect(area.start, len(area.data), area.prot)
+        hart = self.hart
+        for index in range(1, 32):
+            hart.x[index] = start.x[index]
+        for index in range(32):
+            hart.f[index] = start.f[index]
+        hart.pc, hart.fcsr = start.pc, start.fcsr
+        hart.state.reserved_address = (1 << 64) - 1
+        hart.instructions = 0
+
+    def run(
+        self,
+        start: Start,
+        engine: str,
+        *,
+        entries: Iterable[int] = (),
+        level: int = 2,
+        budget: Callable[[], int] | None = None,
+    ) -> Outcome:
+        """Load and run; with "jit", code at `entries` (all of them, by default) is translated."""
+        self.load(start)
+        self.machine.mode = engine
+        if engine == "jit":
+            self.machine.engine.translate(list(entries) or start.entries, level)
+        moments = []
+        while True:
+            stop = self.hart.run(budget()) if budget else self.hart.run()
+            if stop.cause == "slice":
+                if self.hart.instructions > MOST_INSTRUCTIONS:
+                    raise AssertionError(f"{engine} does not come to an end")
+                continue
+            moments.append(self._moment(stop))
+            if self.hart.pc == start.end or len(moments) == MOST_STOPS:
+                break
+            if stop.cause == "fetch":
+                self.hart.pc = start.resume
+            else:
+                low = self.space.read(self.hart.pc, 2)[0]
+                self.hart.pc += 4 if low & 3 == 3 else 2
+        memory = [
+            (area.start, self.space.read(area.start, len(area.data)))
+            for area in start.areas
+            if area.prot & WRITE
+        ]
+        return Outcome(tuple(moments), tuple(memory))
+
+    def _moment(self, stop: Stop) -> Moment:
+        hart = self.hart
+        signal = stop.signo, stop.code
+        registers = tuple(hart.x), tuple(hart.f), hart.fcsr
+        return Moment(stop.cause, stop.address, signal, hart.pc, hart.instructions, *registers)
+
+
+def difference(ours: Outcome, theirs: Outcome) -> str:
+    """Where two outcomes differ for the first time, or nothing."""
+    if ours == theirs:
+        return ""
+    for number, (a, b) in enumerate(zip(ours.moments, theirs.moments, strict=False)):
+        if a != b:
+            lines = [f"stop {number}, {a.cause} at {a.pc:#x}:"]
+            for name in ("cause", "address", "signal", "pc", "instructions", "fcsr"):
+                if getattr(a, name) != getattr(b, name):
+                    shown = [_show(getattr(m, name)) for m in (a, b)]
+                    lines.append(f"  {name}: {shown[0]} instead of {shown[1]}")
+            for kind, mine, other in (("x", a.x, b.x), ("f", a.f, b.f)):
+                for index in range(32):
+                    if mine[index] != other[index]:
+                        lines.append(f"  {kind}{index}: {mine[index]:#x} instead of {other[index]:#x}")
+            return "\n".join(lines)
+    if len(ours.moments) != len(theirs.moments):
+        return f"{len(ours.moments)} stops instead of {len(theirs.moments)}"
+    for (start, mine), (_, other) in zip(ours.memory, theirs.memory, strict=True):
+        for at, (x, y) in enumerate(zip(mine, other, strict=True)):
+            if x != y:
+                return f"memory at {start + at:#x}: {x:#x} instead of {y:#x}"
+    return "the outcomes differ in their areas"
+
+
+def _show(value: object) -> str:
+    return hex(value) if isinstance(value, int) else str(value)
+
+
+def listing(start: Start, around: int, lines: int = 12) -> str:
+    """Some of the program's code around an address."""
+    area = start.areas[0]
+    low = max(start.pc, around - 4 * lines)
+    code = area.data[low - area.start : around + 4 * lines - area.start]
+    return "\n".join(
+        f"{'=>' if pc == around else '  '} {pc:#x}: {text}"
+        for pc, _, text in RISCV.listing(code, low)
+    )
+
+
+def pages(start: int, end: int) -> range:
+    return range(start & -PAGE, end, PAGE)
