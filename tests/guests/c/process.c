@@ -27,7 +27,8 @@ int main(int argc, char **argv) {
     *shared = 1;
     pid_t child = fork();
     if (!child) { private = 2; *shared = 2; _exit(7); }
-    printf("status %d private %d shared %d\n", status_of(child), private, *shared);
+    int status = status_of(child);
+    printf("status %d private %d shared %d\n", status, private, *shared);
     int fds[2];
     pipe(fds);
     for (int i = 0; i < 8; i++)
@@ -52,8 +53,9 @@ int main(int argc, char **argv) {
     if (!child) { execve(self, words, env); _exit(101); }
     printf("vfork %d\n", status_of(child));
     words[2] = "21";
-    printf("spawn %d", posix_spawn(&child, self, NULL, NULL, words, environ));
-    printf(" %d\n", status_of(child));
+    int spawned = posix_spawn(&child, self, NULL, NULL, words, environ);
+    status = status_of(child);
+    printf("spawn %d %d\n", spawned, status);
     static const int signals[] = {SIGKILL, SIGTERM, SIGABRT, SIGSEGV};
     for (int i = 0; i < 4; i++) {
         child = fork();
