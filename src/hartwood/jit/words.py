@@ -22,11 +22,6 @@ def _reservation(address: Val, size: int) -> Val:
     return address | abi.RESERVED_WORD if size == 4 else address
 
 
-def _reservation(address: Val, size: int) -> Val:
-    """Address and size of a reservation in one word: the address is a multiple of 4."""
-    return address | abi.RESERVED_WORD if size == 4 else address
-
-
 class NativeHart(SsaHart):
     """`words.Hart` on the host's own memory and floating-point unit."""
 
