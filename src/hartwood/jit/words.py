@@ -167,6 +167,11 @@ class NativeHart(SsaHart):
             return 0
         return rm
 
+    def _mode_for(self, rm: int, *, exact: bool) -> int:
+        """The same for a conversion: an exact one has the same result in any mode, but a reserved
+        dynamic mode makes it illegal all the same (Unpriv. 20.2)."""
+        return DYN if exact and rm != DYN else self._mode(rm)
+
     def _result(self, width: int, name: str) -> Val:
         return Val(self.text, width, fp=name)
 
@@ -233,14 +238,12 @@ class NativeHart(SsaHart):
 
     def int_to_float(self, a: Val, signed: bool, width: int, rm: int) -> Val:
         """See `words.Hart.int_to_float`."""
-        exact = a.width < width
-        mode = DYN if exact else self._mode(rm)
+        mode = self._mode_for(rm, exact=a.width < width)
         return self._result(width, self._float.from_int(a.name, a.width, signed, width, mode))
 
     def float_to_float(self, a: Val, width: int, rm: int) -> Val:
         """See `words.Hart.float_to_float`."""
-        exact = a.width < width
-        mode = DYN if exact else self._mode(rm)
+        mode = self._mode_for(rm, exact=a.width < width)
         return self._result(width, self._float.convert(a.float_name, a.width, width, mode))
 
     def _read_f32(self, index: Val | int) -> Val:
