@@ -20,12 +20,12 @@ from hartwood.isa.riscv import RISCV
 
 PAGE = 4096
 LIMIT = 1 << 38
-CODE = 0x0010_0000
-DATA = 0x0200_0000
+CODE = 0x4010_0000
+DATA = 0x2000_0000
 DATA_PAGES = 3
 #: Read-only memory follows the data, then nothing.
 FIXED = DATA + DATA_PAGES * PAGE
-STACK = 0x0300_0000
+STACK = 0x3000_0000
 STACK_PAGES = 2
 TOP = LIMIT - PAGE
 U64 = (1 << 64) - 1
@@ -290,7 +290,7 @@ class Maker:
             goal = random.choice([at & U64, random.getrandbits(64)])
             if not self.later:
                 # The emulator finds memory of its own at many places.
-                goal = random.choice([STACK - 2 * PAGE, 0x0500_0001, 1 << 60])
+                goal = random.choice([STACK - 2 * PAGE, 0x2800_0001, 1 << 60])
             return [*self.spend(), f"li x{base}, {goal}", f"jalr ra, 0(x{base})"]
         letter = "f" if name.startswith("f") else "x"
         return [*lines, f"{name} {letter}{value}, {offset}(x{base})"]
