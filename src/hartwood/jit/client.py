@@ -12,16 +12,16 @@ import select
 import sys
 
 from hartwood.errors import Error
+from hartwood.mem import descriptors
+from hartwood.mem.child import spawn_unseen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-#: Our descriptors live above what a guest may use.
-_HIGH_FD = 1 << 19
 _F_SETPIPE_SZ, _PIPE = 1031, 1 << 20
 
-_GONE = "the compile worker ended without an answer; its message is above"
+_GONE = "the compile worker ended without an answer"
 
 #: A message of the worker's: its kind, then what belongs to it.
 Reply = "tuple[Any, ...]"
@@ -29,21 +29,6 @@ Reply = "tuple[Any, ...]"
 
 class WorkerError(Error):
     """The compile worker died or could not be started."""
-
-
-def _raise_fd(fd: int) -> int:
-    """The same file at a high descriptor number, so that the guest's own stay as on Linux."""
-    import resource
-
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    for floor in (_HIGH_FD, hard // 2, 64):
-        try:
-            high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, floor)
-        except (OSError, ValueError, OverflowError):
-            continue
-        os.close(fd)
-        return high
-    return fd
 
 
 def _with_site(code: str) -> str:
@@ -76,26 +61,13 @@ class Client:
             f"import sys; sys.path.insert(0, {source!r}); "
             f"from hartwood.jit.worker import main; main(3, 4, {self._path!r})"
         )
-        # In the child: 3 and 4 are the pipes, and a Ctrl-C that is meant for the guest does not
-        # reach it (a session of its own). Two steps, because the pipes may be 3 and 4 already.
-        actions = [
-            (os.POSIX_SPAWN_DUP2, theirs_in, 10),
-            (os.POSIX_SPAWN_DUP2, theirs_out, 11),
-            (os.POSIX_SPAWN_DUP2, 10, 3),
-            (os.POSIX_SPAWN_DUP2, 11, 4),
-            (os.POSIX_SPAWN_CLOSE, 10),
-            (os.POSIX_SPAWN_CLOSE, 11),
-            (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDWR, 0),
-            (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_RDWR, 0),
-        ]
+        # In the child 3 and 4 are the pipes. A Ctrl-C that is meant for the guest does not reach
+        # it (a session of its own), and the guest's wait does not find it.
         try:
-            self._pid = os.posix_spawn(
-                sys.executable,
+            self._pid = spawn_unseen(
                 [sys.executable, "-S", "-c", _with_site(code)],
                 os.environ,
-                file_actions=actions,
-                setsigmask=[],
-                setsid=True,
+                {3: theirs_in, 4: theirs_out},
             )
         except OSError as reason:
             os.close(ours_out)
@@ -105,7 +77,8 @@ class Client:
             os.close(theirs_in)
             os.close(theirs_out)
         fcntl.fcntl(ours_out, _F_SETPIPE_SZ, _PIPE)  # a request never waits for the worker
-        self._requests, self._replies = _raise_fd(ours_out), _raise_fd(ours_in)
+        self._requests = descriptors.hide(ours_out)
+        self._replies = descriptors.hide(ours_in)
         self._poll = select.poll()
         self._poll.register(self._replies, select.POLLIN)
 
@@ -177,13 +150,13 @@ class Client:
     def drop(self) -> None:
         """After a fork, in the child: the worker is the parent's."""
         if self._pid:
-            os.close(self._requests)
-            os.close(self._replies)
+            descriptors.close(self._requests)
+            descriptors.close(self._replies)
         self._pid, self._buffer, self._kept = 0, bytearray(), []
 
     def close(self) -> None:
         """Let the worker go: it ends by itself when it has stored what it is at."""
         if self._pid:
-            os.close(self._requests)
-            os.close(self._replies)
+            descriptors.close(self._requests)
+            descriptors.close(self._replies)
             self._pid = 0

@@ -1,0 +1,104 @@
+"""A process of our own that a guest's wait does not find.
+
+execve makes every child one that wait4(-1) reports, whatever clone said. So the process is started
+by another in between, which ends at once and leaves an orphan; and that other is a "clone child"
+(wait(2), __WCLONE), whose end sends no SIGCHLD to the guest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from errno import EAGAIN
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+#: The host's number of clone(2), whose first argument is the flags everywhere.
+_CLONE = {"x86_64": 56, "aarch64": 220, "riscv64": 220}
+_WAIT_CLONE = -0x80000000  # __WCLONE, bit 31 of an int
+
+_LAST_FD = 0x7FFFFFFF
+
+# With the GIL: released, another thread could hold it at the fork, and the child never get it.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_syscall.argtypes = (ctypes.c_long,) * 6
+
+
+def _clone() -> int:
+    """Fork without an exit signal, and without Python's own preparations."""
+    pid: int = _syscall(_CLONE[os.uname().machine], 0, 0, 0, 0, 0)
+    if pid < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return pid
+
+
+def spawn_unseen(
+    arguments: Sequence[str], environment: Mapping[str, str], files: Mapping[int, int]
+) -> int:
+    """Start the program `arguments[0]` as an orphan in a session of its own; its process id.
+
+    `files` gives the only descriptors it has beyond 2: number in the child (above 2), number here.
+    Its standard streams are /dev/null: one that it kept would hold up whoever waits for the
+    end of the guest's output. Raises `OSError` where the host has no room for a process.
+    """
+    reading, writing = os.pipe()
+    try:
+        middle = _clone()
+        if middle == 0:
+            # Nothing here may return into our caller's code, whatever happens.
+            try:
+                child = _clone()
+                if child == 0:
+                    _become(arguments, environment, files)
+                os.write(writing, child.to_bytes(8, "little"))
+            finally:
+                os._exit(0)
+        os.waitpid(middle, _WAIT_CLONE)
+        os.close(writing)
+        writing = -1
+        number = int.from_bytes(os.read(reading, 8), "little")
+    finally:
+        os.close(reading)
+        if writing >= 0:
+            os.close(writing)
+    if not number:
+        raise OSError(EAGAIN, "no room for another process")
+    return number
+
+
+def _become(
+    arguments: Sequence[str], environment: Mapping[str, str], files: Mapping[int, int]
+) -> None:
+    try:
+        os.setsid()
+        # Two steps, because a number that is wanted may be the number of another file now.
+        above = max((*files, *files.values(), 2)) + 1
+        for step, fd in enumerate(files.values()):
+            os.dup2(fd, above + step, inheritable=False)
+        for step, target in enumerate(files):
+            os.dup2(above + step, target, inheritable=True)
+        null = os.open("/dev/null", os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        # A guest's pipe that stayed open here would never come to its end for the guest.
+        low = 3
+        for target in sorted(files):
+            os.closerange(low, target)
+            low = target + 1
+        os.closerange(low, _LAST_FD)
+        _open_signals()
+        os.execve(arguments[0], list(arguments), dict(environment))
+    finally:
+        os._exit(127)
+
+
+def _open_signals() -> None:
+    """The guest's mask is not the new program's."""
+    from signal import SIG_SETMASK, pthread_sigmask
+
+    pthread_sigmask(SIG_SETMASK, ())

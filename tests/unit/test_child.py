@@ -1,0 +1,113 @@
+"""A process of ours that the guest's wait must not find, and descriptors it must not see."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from hartwood.mem import descriptors
+from hartwood.mem.child import spawn_unseen
+
+
+def python(code):
+    return [sys.executable, "-S", "-c", code]
+
+
+def test_it_runs_with_the_files_it_was_given():
+    reading, writing = os.pipe()
+    try:
+        spawn_unseen(python("import os; os.write(7, b'here')"), os.environ, {7: writing})
+        os.close(writing)
+        assert os.read(reading, 10) == b"here"
+        assert os.read(reading, 10) == b""
+    finally:
+        os.close(reading)
+
+
+def test_wait_does_not_find_it_and_no_signal_comes():
+    """In a fork, so that no other child of the test run is in the way."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            seen = []
+            signal.signal(signal.SIGCHLD, lambda *_: seen.append(1))
+            reading, writing = os.pipe()
+            spawn_unseen(python("import os; os.write(3, b'x')"), os.environ, {3: writing})
+            os.read(reading, 1)
+            try:
+                os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                time.sleep(0.05)
+                status = 2 if seen else 0
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_it_inherits_no_other_descriptor():
+    reading, writing = os.pipe()
+    leaked = os.dup(writing)
+    os.set_inheritable(leaked, True)
+    try:
+        code = "import os; os.write(9, ' '.join(sorted(os.listdir('/proc/self/fd'))).encode())"
+        spawn_unseen(python(code), os.environ, {9: writing})
+        os.close(writing)
+        listed = os.read(reading, 100).split()
+        assert [b"0", b"1", b"2", b"9"] == [name for name in listed if name != b"3"]
+    finally:
+        os.close(reading)
+        os.close(leaked)
+
+
+def test_crossed_numbers_arrive_right():
+    pipes = [os.pipe() for _ in range(2)]
+    try:
+        first, second = pipes[0][1], pipes[1][1]
+        code = f"import os; os.write({second}, b'first'); os.write({first}, b'second')"
+        spawn_unseen(python(code), os.environ, {second: first, first: second})
+        os.close(first)
+        os.close(second)
+        assert os.read(pipes[0][0], 10) == b"first"
+        assert os.read(pipes[1][0], 10) == b"second"
+    finally:
+        os.close(pipes[0][0])
+        os.close(pipes[1][0])
+
+
+def test_a_program_that_is_not_there_just_ends():
+    reading, writing = os.pipe()
+    spawn_unseen(["/nonexistent/program"], os.environ, {5: writing})
+    os.close(writing)
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+
+
+def test_hidden_descriptors_move_up_and_close():
+    reading, writing = os.pipe()
+    hidden = descriptors.hide(reading)
+    try:
+        assert hidden >= descriptors.floor() > 100
+        assert hidden in descriptors.private
+        assert not os.get_inheritable(hidden)
+        with pytest.raises(OSError, match="Bad file"):
+            os.fstat(reading)
+        os.write(writing, b"still the same pipe")
+        assert os.read(hidden, 5) == b"still"
+    finally:
+        os.close(writing)
+        descriptors.close(hidden)
+    assert hidden not in descriptors.private
+
+
+def test_forget_closes_what_is_open_and_ignores_what_is_not():
+    reading, writing = (descriptors.hide(fd) for fd in os.pipe())
+    os.close(writing)
+    descriptors.forget([reading, writing])
+    assert not {reading, writing} & descriptors.private
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(reading)
