@@ -11,12 +11,10 @@ from hartwood.jit.abi import ENTRIES, ENTRIES_PER_PAGE, LIMIT, RECORD, SHADOW, S
 from hartwood.mem import hostmem
 
 PAGE = 4096
-_FLAGS = (
-    hostmem.MAP_PRIVATE
-    | hostmem.MAP_ANONYMOUS
-    | hostmem.MAP_NORESERVE
-    | hostmem.MAP_FIXED_NOREPLACE
-)
+#: Pages whose shadows are kept over an execve at most: 48 KiB each.
+_SUSPENDED = 2048
+_PRIVATE = hostmem.MAP_PRIVATE | hostmem.MAP_ANONYMOUS
+_FLAGS = _PRIVATE | hostmem.MAP_NORESERVE
 _READ_WRITE = hostmem.PROT_READ | hostmem.PROT_WRITE
 _DONTNEED = 4
 
@@ -27,7 +25,8 @@ class ShadowError(Error):
 
 def _reserve(at: int, size: int) -> None:
     try:
-        got = hostmem.mmap(at, size, hostmem.PROT_NONE, _FLAGS)
+        flags = _FLAGS | hostmem.MAP_FIXED_NOREPLACE
+        got = hostmem.mmap(at, size, hostmem.PROT_NONE, flags)
     except MappingError as reason:
         raise ShadowError(
             f"cannot reserve {size >> 30} GiB of address space at {at:#x} ({reason}); "
@@ -50,44 +49,93 @@ class Shadow:
         _reserve(ENTRIES, LIMIT * 4)
         self._enter_region = enter_region
         self._decode = decode
+        self._no_region = no_region
         record = decode.to_bytes(8, "little") + bytes(RECORD - 8)
         self._records = record * (PAGE // 2)
         self._slots = no_region.to_bytes(8, "little") * (PAGE // 2)
-        #: Active pages, by guest address; the value is the set of region entries there.
-        self.active: dict[int, set[int]] = {}
+        #: Active pages by guest address, with the key of what they held when they became so.
+        self.active: dict[int, str] = {}
+        #: Pages whose shadows are complete but not accessible, from before an execve.
+        self._suspended: dict[int, str] = {}
 
     def close(self) -> None:
         """Give the address space back. No generated code may run any more."""
         hostmem.munmap(SHADOW, LIMIT * 8)
         hostmem.munmap(ENTRIES, LIMIT * 4)
         self.active.clear()
+        self._suspended.clear()
 
-    def activate(self, page: int) -> None:
-        """Back the shadows of the guest page at `page`, with nothing decoded yet."""
-        records, slots = SHADOW + page * 8, ENTRIES + page * 4
-        hostmem.mprotect(records, SHADOW_PER_PAGE, _READ_WRITE)
-        hostmem.mprotect(slots, ENTRIES_PER_PAGE, _READ_WRITE)
-        self.active[page] = set()
-        self._blank(page)
+    def activate(self, page: int, key: str, *, alone: bool) -> None:
+        """Back the shadows of the guest page at `page`, with nothing decoded yet. Unless this
+        thread is `alone`, others must never see a shadow that is not complete."""
+        slots, records = ENTRIES + page * 4, SHADOW + page * 8
+        if alone:
+            hostmem.mprotect(slots, ENTRIES_PER_PAGE, _READ_WRITE)
+            hostmem.mprotect(records, SHADOW_PER_PAGE, _READ_WRITE)
+            self._fill(slots, records)
+        else:
+            size = ENTRIES_PER_PAGE + SHADOW_PER_PAGE
+            made = hostmem.mmap(0, size, _READ_WRITE, _PRIVATE)
+            self._fill(made, made + ENTRIES_PER_PAGE)
+            move = hostmem.MREMAP_MAYMOVE | hostmem.MREMAP_FIXED
+            size = ENTRIES_PER_PAGE
+            hostmem.mremap(made, size, size, move, slots)
+            made, size = made + size, SHADOW_PER_PAGE
+            hostmem.mremap(made, size, size, move, records)
+        self._suspended.pop(page, None)
+        self.active[page] = key
 
-    def _blank(self, page: int) -> None:
+    def _fill(self, slots: int, records: int) -> None:
         # Slots first: a record that still says "translated" then finds "no region" there.
-        hostmem.view(ENTRIES + page * 4, ENTRIES_PER_PAGE)[:] = self._slots
-        hostmem.view(SHADOW + page * 8, SHADOW_PER_PAGE)[:] = self._records
+        hostmem.view(slots, ENTRIES_PER_PAGE)[:] = self._slots
+        hostmem.view(records, SHADOW_PER_PAGE)[:] = self._records
 
     def forget(self, page: int) -> None:
         """Discard what was decoded and translated on an active page; it stays active."""
-        if page in self.active:
-            self.active[page] = set()
-            self._blank(page)
+        self._fill(ENTRIES + page * 4, SHADOW + page * 8)
+        self._forget_straddler(page)
+
+    def _forget_straddler(self, page: int) -> None:
+        """An instruction that began on the page before may have ended on this one."""
+        if page - PAGE in self.active:
+            self.unlink(page - 2)
 
     def deactivate(self, page: int) -> None:
         """The page may not be executed any more: give its shadows back."""
         if self.active.pop(page, None) is None:
             return
-        for at, size in ((ENTRIES + page * 4, ENTRIES_PER_PAGE), (SHADOW + page * 8, SHADOW_PER_PAGE)):
+        for at, size in (
+            (ENTRIES + page * 4, ENTRIES_PER_PAGE),
+            (SHADOW + page * 8, SHADOW_PER_PAGE),
+        ):
             hostmem.mprotect(at, size, hostmem.PROT_NONE)
             hostmem.madvise(at, size, _DONTNEED)
+        self._forget_straddler(page)
+
+    def suspend(self) -> None:
+        """All guest memory goes (execve): no page is active, but what was made stays for pages
+        that turn out to hold the same code again. Only one thread may be running."""
+        self._suspended |= self.active
+        self.active.clear()
+        if len(self._suspended) > _SUSPENDED:
+            self._suspended.clear()
+            hostmem.mmap(SHADOW, LIMIT * 8, hostmem.PROT_NONE, _FLAGS | hostmem.MAP_FIXED)
+            hostmem.mmap(ENTRIES, LIMIT * 4, hostmem.PROT_NONE, _FLAGS | hostmem.MAP_FIXED)
+            return
+        hostmem.mprotect(SHADOW, LIMIT * 8, hostmem.PROT_NONE)
+        hostmem.mprotect(ENTRIES, LIMIT * 4, hostmem.PROT_NONE)
+
+    def resume(self, page: int, key: str) -> bool:
+        """Make a suspended page active again if it holds what it held."""
+        if self._suspended.get(page) != key:
+            return False
+        del self._suspended[page]
+        hostmem.mprotect(ENTRIES + page * 4, ENTRIES_PER_PAGE, _READ_WRITE)
+        hostmem.mprotect(SHADOW + page * 8, SHADOW_PER_PAGE, _READ_WRITE)
+        self.active[page] = key
+        # Its last instruction may have ended on another page than the one that follows now.
+        self.unlink(page + PAGE - 2)
+        return True
 
     def executed(self, page: int) -> bytearray:
         """A byte for each halfword of an active page: 1 where an instruction was decoded."""
@@ -106,6 +154,13 @@ class Shadow:
         """Let control that reaches guest address `entry` run translated code at host `code`.
 
         Both stores are single aligned words, so other threads may be running."""
-        self.active[entry & -PAGE].add(entry)
         hostmem.view(ENTRIES + entry * 4, 8).cast("Q")[0] = code
         hostmem.view(SHADOW + entry * 8, 8).cast("Q")[0] = self._enter_region
+
+    def unlink(self, entry: int) -> None:
+        """Let the instruction at `entry` be decoded and interpreted afresh."""
+        if entry & -PAGE in self.active:
+            hostmem.view(ENTRIES + entry * 4, 8).cast("Q")[0] = self._no_region
+            hostmem.view(SHADOW + entry * 8, 8).cast("Q")[0] = self._decode
+        else:
+            self._suspended.pop(entry & -PAGE, None)  # it would come back with the old link

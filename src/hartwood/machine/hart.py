@@ -182,7 +182,7 @@ class Hart:
         self.machine.retired += self.instructions
         self.machine.translated += self.state.translated
         if self._entered:
-            self.machine.engine.signals.unregister_thread()
+            self.machine.engine.leave_thread()
 
 
 class Machine:

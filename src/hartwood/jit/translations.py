@@ -1,0 +1,294 @@
+"""Which regions of guest code are translated, wanted, or on their way, and how they come and go.
+
+Everything here happens in Python between two runs of generated code, under the engine's lock.
+"""
+
+from __future__ import annotations
+
+import marshal
+
+from hartwood.errors import ArenaFull, ImageError
+from hartwood.jit.image import Image
+from hartwood.jit.shadow import PAGE
+from hartwood.jit.store import code_digest, page_key
+from hartwood.mem.regions import EXEC
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hartwood.jit.arena import CodeArena
+    from hartwood.jit.client import Client, Reply
+    from hartwood.jit.shadow import Shadow
+    from hartwood.jit.store import Store
+    from hartwood.mem.flat import FlatSpace
+
+#: Times an address inside a known region has to be hot before it gets a region of its own.
+PATIENCE = 3
+#: Slices that ended in a region, after which it is translated again with everything LLVM has.
+SAMPLES = 40
+#: Guest code that a request carries: pages before and after the entry's.
+_BEFORE, _AFTER = 2, 6
+#: Entries that one request may carry, and requests that the worker may have before it.
+_BATCH, _DEPTH = 6, 2
+#: How a region is compiled at first, and when it has proved hot (see `worker.region_image`).
+FIRST, BEST = 1, 2
+
+
+class Translation:
+    """One translated region: where control may enter, and the guest bytes it was made from."""
+
+    __slots__ = ("entries", "level", "ranges")
+
+    def __init__(
+        self, entries: list[int], ranges: list[tuple[int, int, bytes]], level: int
+    ) -> None:
+        self.entries = entries
+        self.ranges = ranges
+        self.level = level
+
+    @property
+    def pages(self) -> set[int]:
+        """Every guest page it depends on."""
+        return {
+            page for start, end, _ in self.ranges for page in range(start & -PAGE, end, PAGE)
+        }
+
+
+class Translations:
+    """The regions of one address space.
+
+    `activate(page)` makes a page's shadows available where the guest may execute it, and says
+    whether it may.
+    """
+
+    def __init__(
+        self,
+        space: FlatSpace,
+        arena: CodeArena,
+        shadow: Shadow,
+        store: Store,
+        client: Client,
+        activate: Callable[[int], bool],
+    ) -> None:
+        self._space, self._arena, self._shadow = space, arena, shadow
+        self._store, self._client, self._activate = store, client, activate
+        #: What is linked at each entry, and what depends on each page.
+        self.at: dict[int, Translation] = {}
+        self._on: dict[int, list[Translation]] = {}
+        #: How often an address was hot, how often a slice ended there.
+        self._heat: dict[int, int] = {}
+        self._samples: dict[int, int] = {}
+        #: Wanted, and asked for: request number -> (page, entries).
+        self._queue: list[int] = []
+        self._asked: dict[int, tuple[int, list[int]]] = {}
+        self._number = 0
+        #: Entries that could not be translated; entries that will not get better.
+        self._refused: set[int] = set()
+        self._improved: set[int] = set()
+        self.installed = 0
+        #: The arena had no room: nothing more is installed until `reset`.
+        self.full = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether `pump` has something to do."""
+        return bool(self._asked or self._queue)
+
+    # Finding out what is worth it.
+    def hot(self, pc: int) -> None:
+        """Control arrives at `pc` often."""
+        heat = self._heat[pc] = self._heat.get(pc, 0) + 1
+        # Inside a region that has an entry elsewhere, an address waits: control will mostly come
+        # through that entry, unless it stays inside for long.
+        if not self._is_wanted(pc) and (heat > PATIENCE or not self._covering(pc)):
+            self._queue.append(pc)
+        self.pump()
+
+    def sample(self, pc: int) -> None:
+        """A slice ended at `pc`: where that is often so, most time is spent."""
+        known = self.at.get(pc)
+        if known is None or known.level == BEST or pc in self._improved:
+            return
+        count = self._samples[pc] = self._samples.get(pc, 0) + 1
+        if count >= SAMPLES:
+            self._improved.add(pc)
+            self._ask([pc], BEST)
+
+    def _is_wanted(self, pc: int) -> bool:
+        if pc in self.at or pc in self._refused or pc in self._queue:
+            return True
+        return any(pc in entries for _, entries in self._asked.values())
+
+    def _covering(self, pc: int) -> Translation | None:
+        """A region that `pc` is inside of."""
+        for known in self._on.get(pc & -PAGE, ()):
+            if any(start <= pc < end for start, end, _ in known.ranges):
+                return known
+        return None
+
+    # Asking and receiving.
+    def pump(self) -> None:
+        """Take what the worker has done and give it what is hottest: one request a page at a
+        time, because a region often covers what else was asked for there."""
+        while self._asked and (answer := self._client.poll()) is not None:
+            self.take(answer)
+        if not self._queue or len(self._asked) >= _DEPTH or self.full:
+            return
+        self._queue.sort(key=self._heat.__getitem__, reverse=True)
+        pages = {page for page, _ in self._asked.values()}
+        for pc in self._queue[:]:
+            page = pc & -PAGE
+            if page in pages:
+                continue
+            batch = [other for other in self._queue if other & -PAGE == page][:_BATCH]
+            self._queue = [other for other in self._queue if other not in batch]
+            self._ask(batch, FIRST)
+            pages.add(page)
+            if len(self._asked) >= _DEPTH:
+                break
+
+    def _ask(self, entries: list[int], level: int) -> None:
+        """Have regions on one page translated, those parts of them that have run."""
+        parts = [
+            (page, self._space.read_some(page, PAGE), self._executed(page))
+            for page in _pages_around(entries[0])
+            if page in self._shadow.active
+        ]
+        self._request(entries, parts, level)
+
+    def translate(self, entries: list[int], level: int = BEST) -> None:
+        """Translate the code at `entries`, all near the first, whether or not it has run, and
+        wait for it. Raises `WorkerError` where there is no worker to do it."""
+        everything = b"\1" * (PAGE // 2)
+        parts = [
+            (page, self._space.read_some(page, PAGE), everything)
+            for page in _pages_around(entries[0])
+            if self._activate(page)
+        ]
+        self._request(entries, parts, level)
+        number = self._number
+        while number in self._asked:
+            self.take(self._client.wait())
+
+    def _request(self, entries: list[int], parts: list[tuple[int, bytes, bytes]], level: int) -> None:
+        page = entries[0] & -PAGE
+        if not any(at == page for at, _, _ in parts):
+            return  # the guest unmapped it meanwhile
+        self._number += 1
+        self._asked[self._number] = page, entries
+        self._client.request(self._number, entries, parts, level, self._key(page))
+
+    def _key(self, page: int) -> str:
+        return page_key(page, self._space.read_some(page, PAGE))
+
+    def _executed(self, page: int) -> bytes:
+        """A byte for each halfword of a page: 1 where an instruction was interpreted, or belongs
+        to a region that is translated already."""
+        executed = self._shadow.executed(page)
+        for known in self._on.get(page, ()):
+            for start, end, _ in known.ranges:
+                first, last = max(start - page, 0) // 2, min(end - page, PAGE) // 2
+                if first < last:
+                    executed[first:last] = b"\1" * (last - first)
+        return bytes(executed)
+
+    def take(self, answer: Reply) -> None:
+        """Install what a reply to a request brings. A better bank of the interpreter waits for
+        the next run, which finds it in the store."""
+        if answer[0] != "region":
+            return
+        _, number, data, _ = answer
+        _, entries = self._asked.pop(number, (0, []))
+        if data:
+            self._install(Image.load(data))
+        self._refused.update(pc for pc in entries if pc not in self.at and not self._covering(pc))
+
+    def recall(self, page: int, key: str) -> None:
+        """Install what the store has for a page that became active; `key` is its `page_key`."""
+        for data in self._store.get(key):
+            try:
+                self._install(Image.load(data))
+            except ImageError:
+                self._store.discard(key)
+
+    # Installing and forgetting.
+    def _install(self, image: Image) -> None:
+        """Link the regions of an image whose guest code is there, unchanged."""
+        base = 0
+        level, regions = marshal.loads(image.meta)
+        for entries, _size, ranges in regions:
+            made = Translation(entries, ranges, level)
+            if not self._is_current(made):
+                continue
+            if not base:
+                try:
+                    base = self._arena.install(image)
+                except ArenaFull:
+                    self.full = True
+                    return
+            self._link(made, base + image.entries[f"r_{entries[0]:x}"])
+
+    def _is_current(self, made: Translation) -> bool:
+        """Whether the guest code that a translation was made from is there, to be executed. From
+        here on its pages are watched."""
+        for start, end, digest in made.ranges:
+            region = self._space.regions.at(start)
+            if region is None or end > region.end or not region.prot & EXEC:
+                return False
+            if code_digest(self._space.read_some(start, end - start)) != digest:
+                return False
+        return all(self._activate(page) for page in made.pages)
+
+    def _link(self, made: Translation, code: int) -> None:
+        for entry in made.entries:
+            # An entry of an earlier region stays with it, unless this one is better.
+            known = self.at.get(entry)
+            if known is None or known.level < made.level:
+                self._shadow.link(entry, code)
+                self.at[entry] = made
+        for page in made.pages:
+            self._on.setdefault(page, []).append(made)
+        # What was asked for in there meanwhile may not be needed any more.
+        self._queue = [
+            pc
+            for pc in self._queue
+            if not any(start <= pc < end for start, end, _ in made.ranges)
+        ]
+        self.installed += 1
+
+    def forget(self, page: int) -> None:
+        """The code on a page changes: unlink every region that depends on it."""
+        for known in self._on.pop(page, ()):
+            for entry in known.entries:
+                if self.at.get(entry) is known:
+                    del self.at[entry]
+                    self._shadow.unlink(entry)
+            for other in known.pages:
+                if other != page and other in self._on:
+                    self._on[other] = [t for t in self._on[other] if t is not known]
+        for facts in (self._refused, self._improved):
+            facts -= {pc for pc in facts if pc & -PAGE == page}
+
+    def is_intact(self, page: int) -> bool:
+        """Whether every region that depends on a page still matches guest memory."""
+        return all(self._is_current(known) for known in list(self._on.get(page, ())))
+
+    def reset(self) -> None:
+        """Forget every region; the arena's memory is somebody else's from here."""
+        for page in list(self._on):
+            self.forget(page)
+        self._queue.clear()
+        self._heat.clear()
+        self._samples.clear()
+        self.full = False
+
+    def drop_requests(self) -> None:
+        """The worker is gone (fork): nothing is on its way."""
+        self._asked.clear()
+        self._queue.clear()
+
+
+def _pages_around(entry: int) -> range:
+    page = entry & -PAGE
+    return range(max(page - _BEFORE * PAGE, 0), page + (_AFTER + 1) * PAGE, PAGE)
