@@ -122,6 +122,11 @@ def _read_upper(text: str, place: Place) -> int:
     return (value ^ 1 << 19) - (1 << 19) << 12 if value >= 0 else value << 12
 
 
+def _signed(value: int) -> int:
+    """A difference of addresses: the address space wraps around."""
+    return ((value & (1 << 64) - 1) ^ 1 << 63) - (1 << 63)
+
+
 Show = Callable[[int, Place], str]
 Read = Callable[[str, Place], int]
 _NUMBER = r"([^,()]*?)"
@@ -130,7 +135,7 @@ _PLAIN: dict[str, tuple[Show, Read, str]] = {
     "int": (lambda value, place: str(value), lambda text, place: place.number(text), _NUMBER),
     "pc": (
         lambda value, place: hex(place.pc + value & (1 << 64) - 1),
-        lambda text, place: place.number(text) - place.pc,
+        lambda text, place: _signed(place.number(text) - place.pc),
         _NUMBER,
     ),
     "upper": (lambda value, place: hex(value >> 12 & 0xFFFFF), _read_upper, _NUMBER),

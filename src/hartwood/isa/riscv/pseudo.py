@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from hartwood.errors import AssemblyError
+
 _TEXTS = """
 nop -> addi zero, zero, 0
+c.nop -> c.addi zero, 0
 mv A B -> addi A, B, 0
 not A B -> xori A, B, -1
 neg A B -> sub A, zero, B
@@ -81,7 +84,10 @@ def load_immediate(given: Sequence[str]) -> Sequence[str]:
     """`li rd, number`: the shortest of addi, lui and addiw, or those with shifts for 64 bits."""
     if len(given) != 2:
         return []
-    rd, value = given[0], int(given[1], 0)
+    try:
+        rd, value = given[0], int(given[1], 0)
+    except ValueError:
+        raise AssemblyError(f"li needs a number, not '{given[1]}'") from None
     return _load(rd, ((value & (1 << 64) - 1) ^ 1 << 63) - (1 << 63))
 
 
