@@ -30,6 +30,10 @@ define i64 @lbu(ptr %p) { %q = getelementptr i8, ptr %p, i64 3
   %v = load i8, ptr %q
   %r = zext i8 %v to i64
   ret i64 %r }
+define i64 @lbu1(ptr %p) { %q = getelementptr i8, ptr %p, i64 1
+  %v = load i8, ptr %q
+  %r = zext i8 %v to i64
+  ret i64 %r }
 define i64 @lhu(ptr %p) { %q = getelementptr i8, ptr %p, i64 2
   %v = load i16, ptr %q
   %r = zext i16 %v to i64
