@@ -58,7 +58,7 @@ def test_it_inherits_no_other_descriptor():
         spawn_unseen(python(code), os.environ, {9: writing})
         os.close(writing)
         listed = os.read(reading, 100).split()
-        assert [b"0", b"1", b"2", b"9"] == [name for name in listed if name != b"3"]
+        assert [name for name in listed if name != b"3"] == [b"0", b"1", b"2", b"9"]
     finally:
         os.close(reading)
         os.close(leaked)
