@@ -66,6 +66,7 @@ _FIELDS: tuple[tuple[str, int, int], ...] = (
     ("frm_reserved", 8, 1),  # non-zero: frm is RMM or reserved, the host FPU cannot do it
     ("reserved_address", 8, 1),  # LR/SC, with RESERVED_WORD; all ones: no reservation
     ("reserved_value", 8, 1),
+    ("limit", 8, 1),  # `LIMIT`, for comparisons
     ("stack_limit", 8, 1),  # host stack pointer below which host frames unwind
     ("hot_threshold", 8, 1),  # zero: never report
     ("handlers", 8, 1),  # pointer to the table of interpreter handlers

@@ -104,12 +104,15 @@ class FlatMemory:
     """Guest memory as one host reservation: an access is a compare and a plain host access.
 
     `slow` gives, for a guest address and whether it is a store, the label of the block that
-    leaves precisely at this instruction.
+    leaves precisely at this instruction; `limit` is an operand that holds `LIMIT`.
     """
 
-    def __init__(self, text: Text, slow: Callable[[Val, bool], str]) -> None:
+    def __init__(
+        self, text: Text, slow: Callable[[Val, bool], str], limit: str = str(LIMIT)
+    ) -> None:
         self._text = text
         self._slow = slow
+        self._limit = limit
         #: Offsets from a value, by its name, that were found inside the address space.
         self._checked: dict[str, list[int]] = {}
 
@@ -122,7 +125,7 @@ class FlatMemory:
         checked = self._checked.setdefault(address.root or address.name, [])
         # What is near an address inside is inside or in the guard zones around the reservation.
         if not any(abs(address.offset - near) < _NEAR for near in checked):
-            inside = text.value(f"icmp ult i64 {address.name}, {LIMIT}")
+            inside = text.value(f"icmp ult i64 {address.name}, {self._limit}")
             ok = text.fresh_label("in")
             text.emit(f"br i1 {inside}, label %{ok}, label %{slow}, !prof !0")
             text.label(ok)

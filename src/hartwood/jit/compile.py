@@ -19,6 +19,7 @@ _METADATA = """
 !0 = !{!"branch_weights", i32 2000, i32 1}
 !1 = !{!"branch_weights", i32 1, i32 2000}
 !2 = !{!"rsp"}
+!3 = !{}
 """
 _INTRINSIC = re.compile(r"call (\S+) @(llvm\.[\w.]+)\(([^)]*)\)")
 
@@ -32,6 +33,8 @@ def _initialise() -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         llvm.initialize_native_asmparser()
+        # Loop strength reduction trades a guest's one counter for several of its own.
+        llvm.set_option("", "-disable-lsr")
         _ready = True
 
 

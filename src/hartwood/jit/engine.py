@@ -119,6 +119,7 @@ class Engine:
         state.handlers = self._table_at
         state.reserved_address = (1 << 64) - 1
         state.mxcsr = 0x1F80
+        state.limit = abi.LIMIT
         state.hot_threshold = self._cool[0]
         state.hot = self._cool
         return state

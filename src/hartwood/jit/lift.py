@@ -45,7 +45,7 @@ class RegionHart(NativeHart):
 
     def __init__(self, text: Text, insns: InsnSet, region: Region, eager: bool) -> None:
         super().__init__(text, insns)
-        self.memory = FlatMemory(text, lambda address, is_store: self._exit_here())
+        self.memory = FlatMemory(text, lambda address, is_store: self._exit_here(), "%limit")
         self.region = region
         self.eager = eager
         self.cold: list[tuple[str, list[str]]] = []
@@ -55,7 +55,7 @@ class RegionHart(NativeHart):
         self._block = Block(0)
         self._step: Step | None = None
         self._retired = 0
-        self._budget: str | None = None
+        self._budget = ""
         self._ended = False
         self._here: str | None = None
         self._rounding_known = False
@@ -116,11 +116,12 @@ class RegionHart(NativeHart):
         assert self._step is not None
         return constant(self.text, self._step.pc + self._step.decoded.length, 64)
 
-    def _charged(self, count: int) -> str:
-        """The budget after `count` instructions of this block."""
-        if self._budget is None:
-            self._budget = self.text.value("load i64, ptr %budget.v")
-        return self.text.value(f"sub i64 {self._budget}, {count}") if count else self._budget
+    def _charge(self, block: Block) -> None:
+        """Take the whole block off the budget at its beginning: an exit in its middle gives back
+        what did not run. One subtraction and one use make a plain loop counter for LLVM."""
+        before = self.text.value("load i64, ptr %budget.v")
+        self._budget = self.text.value(f"sub i64 {before}, {len(block.steps)}")
+        self.text.emit(f"store i64 {self._budget}, ptr %budget.v")
 
     def _save_lines(self, mask: int) -> list[str]:
         """Lines that bring `State` up to date for the registers of `mask`, and the variables of
@@ -150,31 +151,20 @@ class RegionHart(NativeHart):
                 mask |= 1 << register
         return mask
 
-    def _leave_lines(self, pc: str, budget: str) -> list[str]:
-        return [
-            *self._save_lines(self._dirty()),
-            f"store i64 {pc}, ptr %pc.v",
-            f"store i64 {budget}, ptr %budget.v",
-            "br label %leave",
-        ]
-
-    def _exit_at(self, pc: int, retired: int) -> str:
-        """Label of a cold block that lets the interpreter go on at `pc`."""
-        label = self.text.fresh_label("exit")
-        budget = self._charged(0)
-        lines = []
-        if retired:
-            after = self.text.fresh()
-            lines.append(f"{after} = sub i64 {budget}, {retired}")
-            budget = after
-        self.cold.append((label, lines + self._leave_lines(str(pc | 1), budget)))
-        return label
-
     def _exit_here(self) -> str:
-        """The same for the instruction at hand, one block for all its reasons."""
+        """Label of a cold block that lets the interpreter go on at the instruction at hand, one
+        block for all its reasons."""
         assert self._step is not None
         if self._here is None:
-            self._here = self._exit_at(self._step.pc, self._retired)
+            self._here, left = self.text.fresh_label("exit"), self.text.fresh()
+            lines = [
+                f"{left} = add i64 {self._budget}, {len(self._block.steps) - self._retired}",
+                *self._save_lines(self._dirty()),
+                f"store i64 {self._step.pc | 1}, ptr %pc.v",
+                f"store i64 {left}, ptr %budget.v",
+                "br label %leave",
+            ]
+            self.cold.append((self._here, lines))
         return self._here
 
     def dynamic_rounding(self) -> None:
@@ -230,7 +220,7 @@ class RegionHart(NativeHart):
                 label,
                 [
                     f"{left} = load i64, ptr %budget.v",
-                    f"{spent} = icmp sle i64 {left}, 0",
+                    f"{spent} = icmp slt i64 {left}, 0",
                     f"br i1 {spent}, label %{over}, label %b{goal:x}, !prof !1",
                 ],
             )
@@ -289,17 +279,11 @@ class RegionHart(NativeHart):
             slot = str(abi.ENTRIES + int(goal) * 4)
         return load_pointer(text, slot, wild)
 
-    def _finish_block(self) -> None:
-        """Charge the block and bring the variables up to date."""
-        budget = self._charged(len(self._block.steps))
-        self.text.emit(f"store i64 {budget}, ptr %budget.v")
-        self._flush()
-
     def branch(self, condition: Val, target: Val | int) -> None:
         goal = target if isinstance(target, int) else target.const
         assert goal is not None
         name = condition.name
-        self._finish_block()
+        self._flush()
         taken, straight = self._go(goal), self._go(self._block.end)
         self.text.emit(f"br i1 {name}, label %{taken}, label %{straight}")
         self._ended = True
@@ -308,7 +292,7 @@ class RegionHart(NativeHart):
         where = target if isinstance(target, Val) else constant(self.text, target, 64)
         kind = self._block.kind
         name = where.name
-        self._finish_block()
+        self._flush()
         if kind == "call":
             self._call(name)
         elif kind == "jump" and where.const is not None:
@@ -380,6 +364,9 @@ class RegionHart(NativeHart):
         text.emit("%pc.v = alloca i64")
         text.emit("%budget.v = alloca i64")
         text.emit("store i64 %budget, ptr %budget.v")
+        # In memory, because a comparison can take it from there and no instruction holds 2**38.
+        text.emit(f"%limit.at = {field('limit')}")
+        text.emit("%limit = load i64, ptr %limit.at, !invariant.load !3")
         registers = sorted(set(_registers(region.used)) | set(abi.PINNED))
         for register in registers:
             text.emit(f"{_variable(register)} = alloca {_kind(register)}")
@@ -387,7 +374,7 @@ class RegionHart(NativeHart):
             text.emit(f"store i64 %p{index}, ptr {_variable(register)}")
         odd = text.value("or i64 %pc, 1")
         text.emit(f"store i64 {odd}, ptr %pc.v")
-        spent = text.value("icmp sle i64 %budget, 0")
+        spent = text.value("icmp slt i64 %budget, 0")
         text.emit(f"br i1 {spent}, label %leave, label %go, !prof !1")
         text.label("go")
         first, *others = region.entries
@@ -410,15 +397,16 @@ class RegionHart(NativeHart):
         self._narrow.clear()
         self._written.clear()
         self.memory.new_block()
-        self._block, self._budget, self._ended, self._retired = block, None, False, 0
+        self._block, self._ended = block, False
         self._rounding_known = False
         self.text.label(f"b{block.start:x}")
+        self._charge(block)
         for count, step in enumerate(block.steps):
             self._step, self._retired, self._here = step, count, None
             step.decoded.insn.body(self, **step.decoded.fields)
             if self._ended:
                 return
-        self._finish_block()
+        self._flush()
         if block.kind == "stop":
             for line in self._state_lines():
                 self.text.emit(line)
