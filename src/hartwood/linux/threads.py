@@ -259,9 +259,9 @@ def give_back(process: Process) -> None:
 
 
 def exit(task: Task, status: int) -> None:
-    """End the calling thread."""
+    """End the calling thread; the status of the last one is the process's (since Linux 5.18)."""
     process = task.process
-    if task is process.leader:
+    if process.ending is None:
         process.exit_status = status & 0xFF
     raise Ended("the thread ends")
 
