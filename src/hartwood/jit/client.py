@@ -114,8 +114,7 @@ class Client:
         self._send(("region", number, entries, parts, level, key))
 
     def poll(self) -> Reply | None:
-        """An answer, if one is there: ("bank", name, image) for a better bank, or ("region",
-        number, image, seconds)."""
+        """An answer to a request, if one is there: ("region", number, image, seconds)."""
         if not self._pid:
             return None
         return self._counted(self._kept.pop(0) if self._kept else self._receive(0))

@@ -76,27 +76,23 @@ def module_text(functions: Iterable[str]) -> str:
 
 
 #: Passes that pay, by measurement (docs/design.md): the back end takes four fifths of the time,
-#: so what makes its input smaller is nearly free. Handlers have no variables to promote.
-_REGION_PASSES = ("sroa", "instruction_combine", "simplify_cfg")
-_HANDLER_PASSES = ("instruction_combine", "simplify_cfg")
+#: so what makes its input smaller is nearly free.
+_PASSES = ("sroa", "instruction_combine", "simplify_cfg")
 
 
-def compile_object(text: str, level: int = 2, *, handlers: bool = False) -> bytes:
+def compile_object(text: str, level: int = 2) -> bytes:
     """An ELF object from module text. `level` 0 to 3 is LLVM's; 0 optimises nothing."""
     machine = _machine(level)
     module = llvm.parse_assembly(text)
     options = llvm.create_pipeline_tuning_options(speed_level=level)
     builder = llvm.create_pass_builder(machine, options)
     passes = llvm.create_new_module_pass_manager()
-    chosen = (_HANDLER_PASSES if handlers else _REGION_PASSES) if level else ("sroa",)
-    for name in chosen:
+    for name in _PASSES if level else ():
         getattr(passes, f"add_{name}_pass")()
     passes.run(module, builder)
     return bytes(machine.emit_object(module))
 
 
-def compile_image(
-    functions: Iterable[str], level: int = 2, meta: bytes = b"", *, handlers: bool = False
-) -> Image:
+def compile_image(functions: Iterable[str], level: int = 2, meta: bytes = b"") -> Image:
     """Compile function definitions to one image."""
-    return flatten(compile_object(module_text(functions), level, handlers=handlers), meta)
+    return flatten(compile_object(module_text(functions), level), meta)

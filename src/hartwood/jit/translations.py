@@ -194,10 +194,7 @@ class Translations:
         return bytes(executed)
 
     def take(self, answer: Reply) -> None:
-        """Install what a reply to a request brings. A better bank of the interpreter waits for
-        the next run, which finds it in the store."""
-        if answer[0] != "region":
-            return
+        """Install what a reply to a request brings."""
         _, number, data, _ = answer
         _, entries = self._asked.pop(number, (0, []))
         if data:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import marshal
 import os
-import select
 import time
 
 from hartwood.isa.riscv import RISCV
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 REGION_LIMIT = 400
 
 
-def bank_image(insns: InsnSet, bank: str, level: int) -> Image:
+def bank_image(insns: InsnSet, bank: str) -> Image:
     """The image of one interpreter bank; the base bank carries the decoder and the entries. Its
     meta is one byte a handler number: the index of its bank in `BANKS`."""
     functions = [*bank_text(insns, bank), *shared_text()]
@@ -41,11 +40,10 @@ def bank_image(insns: InsnSet, bank: str, level: int) -> Image:
         where = banks(insns)
         meta = bytes([0, *(BANKS.index(where[key]) for key in numbers)])
         functions += [decoder_text(insns, numbers), *entry_text(), host_x86_signals.text()]
-    return compile_image(functions, level, meta, handlers=True)
+    # Handlers are a few instructions each: LLVM's optimiser takes four times as long and makes
+    # them no faster that one could measure.
+    return compile_image(functions, 0, meta)
 
-
-#: Milliseconds without a request before work that nobody waits for.
-_IDLE = 150
 
 #: Guest code in a request; see `Window`.
 Part = tuple[int, bytes, bytes]
@@ -119,7 +117,6 @@ class Worker:
         self._source = os.fdopen(requests, "rb", 0)
         self._sink = os.fdopen(replies, "wb", 0)
         self._store = Store(path) if path else None
-        self._better: list[str] = []
 
     def _reply(self, *reply: object) -> None:
         data = marshal.dumps(reply)
@@ -139,32 +136,20 @@ class Worker:
         return data
 
     def serve(self) -> None:
-        """Answer until the guest's process closes its end. When nothing is asked, banks that were
-        compiled in a hurry are compiled well."""
-        idle = select.poll()
-        idle.register(self._source, select.POLLIN)
-        while True:
-            if self._better and not idle.poll(_IDLE):
-                self._bank(self._better.pop(0), 2)
-                continue
-            head = self._read(8)
-            if len(head) < 8:
-                for name in self._better:
-                    self._bank(name, 2)
-                break
+        """Answer until the guest's process closes its end."""
+        while len(head := self._read(8)) == 8:
             request = marshal.loads(self._read(int.from_bytes(head, "little")))
             if request[0] == "bank":
-                self._bank(request[1], 0)
-                self._better.append(request[1])
+                self._bank(request[1])
             else:
                 self._region(*request[1:])
         if self._store is not None:
             self._store.trim()
 
-    def _bank(self, name: str, level: int) -> None:
-        data = bank_image(RISCV, name, level).dump()
+    def _bank(self, name: str) -> None:
+        data = bank_image(RISCV, name).dump()
         self._reply("bank", name, data)
-        if self._store is not None and level:
+        if self._store is not None:
             self._store.put(f"bank-{name}", "image", data)
 
     def _region(
