@@ -2,12 +2,13 @@
 
 A *handler* of the native interpreter is `preserve_nonecc void (state, pc, record, budget)` and
 always ends in a tail call or a plain return to `@run`. A *region* of translated code takes and
-returns the same ten words in the same host registers: pc, budget and the pinned guest registers.
+returns the same words in the same host registers: pc, budget and the pinned guest registers.
 A returned pc with bit 0 set is an exit: every frame passes it on until the dispatcher has it.
 """
 
 from __future__ import annotations
 
+from hartwood.bits.ssa import Text
 from hartwood.jit.abi import ENTRIES, PINNED, SHADOW, offset
 
 HANDLER_CC = "preserve_nonecc"
@@ -16,7 +17,8 @@ HANDLER_PARAMETERS = "ptr noalias %s, i64 %pc, ptr %rec, i64 %budget"
 #: Returns more words in registers than any other convention that allows `musttail`.
 REGION_CC = "x86_regcallcc"
 REGION_WORDS = 2 + len(PINNED)
-REGION_RESULT = "{" + ", ".join(["i64"] * REGION_WORDS) + "}"
+#: The state's address comes back too, so that each word returns in the register it came in.
+REGION_RESULT = "{" + ", ".join(["ptr"] + ["i64"] * REGION_WORDS) + "}"
 REGION_PARAMETERS = "ptr noalias %s, i64 %pc, i64 %budget, " + ", ".join(
     f"i64 %p{i}" for i in range(len(PINNED))
 )
@@ -47,3 +49,19 @@ def shadow_of(pc: str) -> tuple[str, str]:
 def entry_of(pc: str) -> tuple[str, str]:
     """The same for the slot that points to translated code."""
     return f"shl i64 {pc}, 2", f"add i64 {{}}, {ENTRIES}"
+
+
+def region_words(text: Text, result: str) -> list[str]:
+    """The words that a region returned: pc, budget, pinned registers."""
+    return [
+        text.value(f"extractvalue {REGION_RESULT} {result}, {1 + index}")
+        for index in range(REGION_WORDS)
+    ]
+
+
+def region_return(text: Text, words: list[str]) -> None:
+    """Return from a region."""
+    value = text.value(f"insertvalue {REGION_RESULT} poison, ptr %s, 0")
+    for index, word in enumerate(words, start=1):
+        value = text.value(f"insertvalue {REGION_RESULT} {value}, i64 {word}, {index}")
+    text.emit(f"ret {REGION_RESULT} {value}")

@@ -19,6 +19,8 @@ from hartwood.jit.calling import (
     field,
     handler_tail,
     region_arguments,
+    region_return,
+    region_words,
 )
 from hartwood.jit.interp import dispatch, leave, transfer
 
@@ -183,10 +185,7 @@ def _enter_region() -> str:
     code = text.value(f"load ptr, ptr {slot}")
     arguments = region_arguments("%pc", "%budget", pinned)
     result = text.value(f"call {REGION_CC} {REGION_RESULT} {code}({arguments})")
-    words = [
-        text.value(f"extractvalue {REGION_RESULT} {result}, {i}")
-        for i in range(2 + len(abi.PINNED))
-    ]
+    words = region_words(text, result)
     ran = text.value(f"sub i64 %budget, {words[1]}")
     total = text.value(f"add i64 {_state_load(text, 'translated')}, {ran}")
     _state_store(text, "translated", total)
@@ -217,11 +216,7 @@ def _enter_region() -> str:
 def _no_region() -> str:
     """What an entry slot points to while there is no translation: give the words back."""
     text = Text()
-    value = "poison"
-    words = ["%pc", "%budget", *(f"%p{i}" for i in range(len(abi.PINNED)))]
-    for index, word in enumerate(words):
-        value = text.value(f"insertvalue {REGION_RESULT} {value}, i64 {word}, {index}")
-    text.emit(f"ret {REGION_RESULT} {value}")
+    region_return(text, ["%pc", "%budget", *(f"%p{i}" for i in range(len(abi.PINNED)))])
     head = f"define {REGION_CC} {REGION_RESULT} @no_region({REGION_PARAMETERS}) #0"
     return f"{head} {{\nentry:\n{text.body()}\n}}"
 

@@ -18,6 +18,8 @@ from hartwood.jit.calling import (
     REGION_RESULT,
     field,
     region_arguments,
+    region_return,
+    region_words,
 )
 from hartwood.jit.flow import F0, Block, Region, Step, inner_successors
 from hartwood.jit.words import NativeHart
@@ -322,7 +324,7 @@ class RegionHart(NativeHart):
         budget = text.value("load i64, ptr %budget.v")
         arguments = region_arguments(goal, budget, pinned)
         result = text.value(f"call {REGION_CC} {REGION_RESULT} {code}({arguments})")
-        back = text.value(f"extractvalue {REGION_RESULT} {result}, 0")
+        back, left, *pinned = region_words(text, result)
         expected = text.value(f"icmp eq i64 {back}, {self._block.end}")
         here, away = text.fresh_label("returned"), text.fresh_label("unwind")
         text.emit(f"br i1 {expected}, label %{here}, label %{away}, !prof !0")
@@ -335,10 +337,8 @@ class RegionHart(NativeHart):
             )
         )
         text.label(here)
-        for index, register in enumerate(abi.PINNED):
-            word = text.value(f"extractvalue {REGION_RESULT} {result}, {2 + index}")
+        for register, word in zip(abi.PINNED, pinned, strict=True):
             text.emit(f"store i64 {word}, ptr {_variable(register)}")
-        left = text.value(f"extractvalue {REGION_RESULT} {result}, 1")
         text.emit(f"store i64 {left}, ptr %budget.v")
         follower = self.region.blocks.get(self._block.end)
         if follower is None:
@@ -429,10 +429,7 @@ class RegionHart(NativeHart):
         text.label("leave")
         words = [text.value("load i64, ptr %pc.v"), text.value("load i64, ptr %budget.v")]
         words += [text.value(f"load i64, ptr {_variable(r)}") for r in abi.PINNED]
-        value = "poison"
-        for index, word in enumerate(words):
-            value = text.value(f"insertvalue {REGION_RESULT} {value}, i64 {word}, {index}")
-        text.emit(f"ret {REGION_RESULT} {value}")
+        region_return(text, words)
 
 
 def _number(index: Val | int) -> int:
