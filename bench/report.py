@@ -124,9 +124,9 @@ def program_cells(each: Row) -> list[str]:
         known = arm in each.cpu
         cells.append(f"{each.cpu[arm]:.2f} ({each.wall[arm]:.2f})" if known else "-")
     for above, below in (("warm", "native"), ("qemu", "warm"), ("qemu", "cold")):
-        ratio = each.ratio(above, below)
+        ratio = None if each.fault else each.ratio(above, below)
         cells.append("-" if ratio is None else f"{ratio:.2f}")
-    return [*cells, each.fault or "ok"]
+    return [*cells, " ".join(each.fault.split())[:200] or "ok"]
 
 
 PROGRAM_COLUMNS = [

@@ -70,9 +70,8 @@ class Bench:
             # The first cold run fills the cache that all warm runs use.
             cold = f"{program.name}-{turn}" if arm == "cold" else f"{program.name}-0"
             stats = self.folder / f"{program.name}-{arm}.json"
-            words = ["--stats", str(stats), *(["--root", root] if root else [])]
-            command = [*HARTWOOD, *words, *start.guest]
-            env = {**env, **self.cache(cold)}
+            command = guest_command(start, "--stats", str(stats))
+            env = self.cache(cold)
             if arm == "warm" and not (self.folder / cold).exists():
                 measure(command, env=env, stdin=start.stdin)
         sample = measure(command, env=env, stdin=start.stdin)
@@ -164,20 +163,26 @@ class Bench:
             if program.name not in ("fib", "sha256", "python"):
                 continue
             start = prepare(program, quick=True)
-            root = ["--root", start.root] if start.root else []
-            command = [*HARTWOOD, *root, *start.guest]
             native = checked(
                 start.native, env=start.env.get("native"), stdin=start.stdin, memory=True
             )
-            env = {**start.env.get("guest", {}), **self.cache(f"memory-{program.name}")}
+            env = self.cache(f"memory-{program.name}")
             for _ in ("cold", "warm"):
-                ours = checked(command, env=env, stdin=start.stdin, memory=True)
+                ours = checked(guest_command(start), env=env, stdin=start.stdin, memory=True)
                 beyond = (ours.peak - native.peak) / 1e6
                 worst[program.name] = max(worst.get(program.name, 0.0), beyond)
         return {
             **{f"memory {name}": value for name, value in worst.items()},
             "memory": max(worst.values()),
         }
+
+
+def guest_command(start: Start, *options: str) -> list[str]:
+    """The words that run a guest under hartwood."""
+    # The guest's own variables (PYTHONHOME, say) are not for the Python that hartwood runs on.
+    pairs = [f"--env={key}={value}" for key, value in start.env.get("guest", {}).items()]
+    root = ["--root", start.root] if start.root else []
+    return [*HARTWOOD, *options, *pairs, *root, *start.guest]
 
 
 def checked(command: list[str], **options: object) -> Sample:
