@@ -91,7 +91,8 @@ def _await(pid: int, deadline: float, memory: bool) -> tuple[int, int]:
         done, code = os.waitpid(pid, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(code), peak
-        peak = max(peak, sum(_pss(each) for each in _tree(pid)))
+        # All that is below us: what the program orphaned has become our own child.
+        peak = max(peak, sum(_pss(each) for each in _below(os.getpid())))
         time.sleep(0.02)
     os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
@@ -126,10 +127,10 @@ def _children(pid: int) -> Iterator[int]:
                     yield int(entry.name)
 
 
-def _tree(pid: int) -> Iterator[int]:
-    yield pid
+def _below(pid: int) -> Iterator[int]:
     for child in _children(pid):
-        yield from _tree(child)
+        yield child
+        yield from _below(child)
 
 
 def _pss(pid: int) -> int:

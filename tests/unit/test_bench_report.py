@@ -121,6 +121,15 @@ def test_measure_samples_the_memory_of_the_tree(reaper: None) -> None:
     assert 60e6 < taken.peak < 120e6
 
 
+def test_measure_samples_orphans_too(reaper: None) -> None:
+    script = (
+        "import os, time\nif os.fork() == 0:\n if os.fork() == 0:\n  os.setsid()\n"
+        "  x = bytearray(os.urandom(1 << 20) * 60)\n  time.sleep(0.5)\n os._exit(0)\n"
+        "os.wait()\ntime.sleep(0.4)"
+    )
+    assert measure([sys.executable, "-c", script], memory=True).peak > 60e6
+
+
 def test_measure_stops_what_does_not_end(reaper: None) -> None:
     with pytest.raises(TimeoutError):
         measure([sys.executable, "-c", "import time; time.sleep(60)"], timeout=0.5)
