@@ -5,14 +5,16 @@ There can be only one machine in a process, so its engines take turns on it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from property.programs import PAGE, WRITE, Start
+import pytest
 
 from hartwood.isa.riscv import RISCV
-from hartwood.machine import Machine, Stop
+from hartwood.machine.hart import Machine, Stop
 from hartwood.mem.flat import FlatSpace
+from property.programs import LIMIT, PAGE, WRITE, Start
 
 ENGINES = ("reference", "interp", "jit")
 #: Exceptions after which a program is let go on; then the run is over.
@@ -57,11 +59,17 @@ class Engines:
 
     def load(self, start: Start) -> None:
         """Bring memory and registers to the state before a run."""
+        # Page by page: when all memory goes at once, the engine keeps what it made for later.
+        self.machine.engine.code_changed(0, LIMIT - PAGE)
         self.space.reset()
         for area in start.areas:
             self.space.map(area.start, len(area.data), 3)
             self.space.write(area.start, area.data)
             self.space.protect(area.start, len(area.data), area.prot)
+        self.prepare(start)
+
+    def prepare(self, start: Start) -> None:
+        """Bring the registers to the state before a run."""
         hart = self.hart
         for index in range(1, 32):
             hart.x[index] = start.x[index]
@@ -70,6 +78,7 @@ class Engines:
         hart.pc, hart.fcsr = start.pc, start.fcsr
         hart.state.reserved_address = (1 << 64) - 1
         hart.instructions = 0
+        hart.state.translated = 0
 
     def run(
         self,
@@ -92,7 +101,7 @@ class Engines:
                 if self.hart.instructions > MOST_INSTRUCTIONS:
                     raise AssertionError(f"{engine} does not come to an end")
                 continue
-            moments.append(self._moment(stop))
+            moments.append(self.moment(stop))
             if self.hart.pc == start.end or len(moments) == MOST_STOPS:
                 break
             if stop.cause == "fetch":
@@ -107,7 +116,13 @@ class Engines:
         ]
         return Outcome(tuple(moments), tuple(memory))
 
-    def _moment(self, stop: Stop) -> Moment:
+    @property
+    def translated(self) -> int:
+        """Instructions that ran in translated code since `prepare`."""
+        return int(self.hart.state.translated)
+
+    def moment(self, stop: Stop) -> Moment:
+        """The hart as it stands."""
         hart = self.hart
         signal = stop.signo, stop.code
         registers = tuple(hart.x), tuple(hart.f), hart.fcsr
@@ -128,12 +143,14 @@ def difference(ours: Outcome, theirs: Outcome) -> str:
             for kind, mine, other in (("x", a.x, b.x), ("f", a.f, b.f)):
                 for index in range(32):
                     if mine[index] != other[index]:
-                        lines.append(f"  {kind}{index}: {mine[index]:#x} instead of {other[index]:#x}")
+                        lines.append(
+                            f"  {kind}{index}: {mine[index]:#x} instead of {other[index]:#x}"
+                        )
             return "\n".join(lines)
     if len(ours.moments) != len(theirs.moments):
         return f"{len(ours.moments)} stops instead of {len(theirs.moments)}"
-    for (start, mine), (_, other) in zip(ours.memory, theirs.memory, strict=True):
-        for at, (x, y) in enumerate(zip(mine, other, strict=True)):
+    for (start, data), (_, expected) in zip(ours.memory, theirs.memory, strict=True):
+        for at, (x, y) in enumerate(zip(data, expected, strict=True)):
             if x != y:
                 return f"memory at {start + at:#x}: {x:#x} instead of {y:#x}"
     return "the outcomes differ in their areas"
@@ -154,5 +171,9 @@ def listing(start: Start, around: int, lines: int = 12) -> str:
     )
 
 
-def pages(start: int, end: int) -> range:
-    return range(start & -PAGE, end, PAGE)
+def machine_of(folders: pytest.TempPathFactory) -> Iterator[Engines]:
+    """A machine for the tests of one module, with a code cache of this test run's own."""
+    os.environ["HARTWOOD_CACHE"] = str(folders.getbasetemp() / "code")
+    engines = Engines()
+    yield engines
+    engines.close()

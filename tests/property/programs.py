@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from random import Random
 
-from property.encodings import legal_word_of
-from property.step_cases import number, pattern
-
 from hartwood.isa import Encoding
 from hartwood.isa.riscv import RISCV
+from property.encodings import legal_word_of
+from property.step_cases import number, pattern
 
 PAGE = 4096
 LIMIT = 1 << 38
@@ -125,6 +124,10 @@ class Maker:
     def near(self, index: int, random: Random) -> int:
         return min(max(index + random.randint(-5, 7), 0), self.count)
 
+    def slot(self, label: int) -> int:
+        """Where the table has a label, as an offset that a load can have."""
+        return max(min(8 * (label - (self.count + 1) // 2), 2040), -2048)
+
     def fresh(self) -> str:
         self.local += 1
         return f"S{self.local}"
@@ -229,7 +232,7 @@ class Maker:
         if random.random() < 0.6:
             return [*self.spend(), f"jal {link}, {goal}"]
         pointer = random.choice(["t1", "t2", "ra", "t0"])
-        at = 8 * self.near(index, random)
+        at = self.slot(self.near(index, random))
         return [*self.spend(), f"ld {pointer}, {at}(s9)", f"jalr {link}, 0({pointer})"]
 
     def function(self, random: Random) -> list[str]:
@@ -243,7 +246,7 @@ class Maker:
 
     def wild(self, index: int, random: Random) -> list[str]:
         """Control transfers that do not nest."""
-        at = 8 * self.near(index, random)
+        at = self.slot(self.near(index, random))
         kind = random.choice(["tail", "tail", "jump", "elsewhere", "set", "long", "through"])
         pointer = random.choice(["t1", "t2", "a5"])
         load = f"ld {pointer}, {at}(s9)"
@@ -365,7 +368,9 @@ def start_of(pieces: Sequence[Piece], seed: int, later: bool = True) -> Start:
     goals = random.choices(labels, k=STACK_PAGES * PAGE // 8)
     stack = b"".join(goal.to_bytes(8, "little") for goal in goals)
     x = [0, *(number(random) for _ in range(31))]
-    x[1], x[SP], x[LABELS], x[BASE] = labels[-1], stack_pointer, table, DATA + middle
+    # Offsets from here reach as many labels as there are on both sides.
+    x[LABELS] = table + 8 * (count // 2)
+    x[1], x[SP], x[BASE] = labels[-1], stack_pointer, DATA + middle
     x[FUEL] = random.randrange(10, 150)
     modes = [0, 0, 0, 1, 2, 3, 4]
     areas = [

@@ -148,6 +148,9 @@ def _once(name: str, after: str) -> str:
     """Run the instruction at `%pc` from a record of its own, then the handler `after`: for an
     instruction whose record points to translated code, or a single step."""
     text = Text()
+    # Control may have come straight from a region, to a page that may only be read.
+    offset = text.value("shl i64 %pc, 3")
+    load_pointer(text, text.value(f"add i64 {offset}, {abi.SHADOW}"), "away")
     rec = text.value(f"getelementptr i8, ptr %s, i64 {_STEP_RECORD}")
     handler = _decode_to(text, rec)
     for skip in (abi.RECORD, 2 * abi.RECORD):
