@@ -1,0 +1,35 @@
+"""Hartwood, a virtual machine in Python. The public door: names are looked up when first used.
+
+    status = hartwood.Process("a.out", ["a.out", "-v"], root="/sysroot").run()
+
+`Process` is user-mode Linux, `Error` the base of everything raised on purpose.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hartwood.errors import Error as Error
+    from hartwood.linux import Process as Process
+
+__all__ = ["Error", "Process"]
+_HOMES = {"Error": "hartwood.errors", "Process": "hartwood.linux"}
+
+
+def __getattr__(name: str) -> object:
+    # PEP 562: importing the package, or one room of it, imports no other room.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("hartwood")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, "__version__"])
