@@ -63,7 +63,7 @@ class Text:
 class Val:
     """`Bits` as an LLVM value: a name or constant, or a floating-point value not yet cast."""
 
-    __slots__ = ("_name", "const", "fp", "offset", "root", "text", "width")
+    __slots__ = ("_name", "canonical", "const", "fp", "offset", "raw", "root", "text", "width")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(
@@ -79,6 +79,10 @@ class Val:
         self.const = const
         self._name = name
         self.fp = fp
+        #: A floating-point result whose NaN is not the canonical one yet: good enough for further
+        #: arithmetic; `canonical` makes the real value of it when somebody looks at the bits.
+        self.raw: str | None = None
+        self.canonical: Callable[[str], str] | None = None
         #: The value is `root` (a name, or None for its own) plus `offset`.
         self.root: str | None = None
         self.offset = 0
@@ -86,7 +90,7 @@ class Val:
     @property
     def is_float(self) -> bool:
         """Whether the value is at hand in a floating-point register of the host."""
-        return self.fp is not None
+        return self.fp is not None or self.raw is not None
 
     @property
     def name(self) -> str:
@@ -96,16 +100,24 @@ class Val:
                 self._name = str(self.const)
             else:
                 kind = "double" if self.width == 64 else "float"
-                self._name = self.text.value(f"bitcast {kind} {self.fp} to i{self.width}")
+                float_name = self.float_name
+                self._name = self.text.value(f"bitcast {kind} {float_name} to i{self.width}")
         return self._name
 
     @property
     def float_name(self) -> str:
         """The same bits as an LLVM double or float operand."""
+        if self.fp is None and self.raw is not None and self.canonical is not None:
+            self.fp = self.canonical(self.raw)
         if self.fp is None:
             kind = "double" if self.width == 64 else "float"
             self.fp = self.text.value(f"bitcast i{self.width} {self.name} to {kind}")
         return self.fp
+
+    @property
+    def raw_name(self) -> str:
+        """A double or float operand for arithmetic, where any NaN is as good as another."""
+        return self.raw if self.fp is None and self.raw is not None else self.float_name
 
     def __bool__(self) -> bool:
         raise SsaError("a guest value has no truth: use select or branch")

@@ -239,6 +239,22 @@ class HostFloat(ABC):
         """An i1: a <= b, signalling."""
         return self._compare("ole", a, b, width, signalling=True)
 
+    def quietly(
+        self, operation: Callable[[str, str, int], str], a: str, b: str, width: int, flags: str
+    ) -> str:
+        """The comparison `operation` without a trace: `flags`, an i64, is what the sticky flags
+        were before. Only a NaN can have changed them."""
+        text = self.text
+        result = operation(a, b, width)
+        unordered = text.value(f"fcmp uno {KIND[width]} {a}, {b}")
+        restore, on = text.fresh_label("restore"), text.fresh_label("on")
+        text.emit(f"br i1 {unordered}, label %{restore}, label %{on}{self._unlikely}")
+        text.label(restore)
+        self.write_flags(flags)
+        text.emit(f"br label %{on}")
+        text.label(on)
+        return result
+
     def minimum(self, a: str, b: str, width: int) -> str:
         """IEEE 754-2019 minimumNumber."""
         return self._extreme(a, b, width, largest=False)

@@ -18,6 +18,8 @@ LINK = (1, 5)
 
 #: Bit of register f0 in a register mask; x0 is bit 0.
 F0 = 32
+#: All floating-point registers.
+FLOATS = (1 << 64) - (1 << F0)
 _PINNED_MASK = sum(1 << register for register in PINNED)
 
 
@@ -155,8 +157,8 @@ class Explorer:
         return True
 
     def region(self, entry: int, *, eager: bool = False) -> Region:
-        """The region that begins at `entry`. With `eager`, registers are written home at once,
-        so nothing is ever dirty. Raises `FlowError` where it would be empty."""
+        """The region that begins at `entry`. With `eager`, integer registers are written home at
+        once, so they are never dirty. Raises `FlowError` where it would be empty."""
         leaders = self._leaders(entry)
         blocks: dict[int, Block] = {}
         for start in sorted(leaders, key=lambda pc: (pc != entry, pc)):
@@ -184,9 +186,9 @@ class Explorer:
             if goal <= block.start and goal in blocks and goal != entry
         }
         region = Region([entry, *sorted(heads)], blocks, self._ranges(blocks))
-        if not eager:
-            _solve_dirty(region)
-        _solve_live(region, eager)
+        lazy = FLOATS if eager else ~_PINNED_MASK
+        _solve_dirty(region, lazy)
+        _solve_live(region, lazy)
         return region
 
     def _leaders(self, entry: int) -> set[int]:
@@ -248,12 +250,12 @@ def inner_successors(region: Region, block: Block) -> list[int]:
     return [goal for goal in goals if goal in region.blocks]
 
 
-def _solve_dirty(region: Region) -> None:
+def _solve_dirty(region: Region, lazy: int) -> None:
     """Forward, union: what a path may have written since the entry or the last call."""
     work = list(region.blocks)
     while work:
         block = region.blocks[work.pop()]
-        out = 0 if block.kind == "call" else (block.dirty | block.written) & ~_PINNED_MASK
+        out = 0 if block.kind == "call" else (block.dirty | block.written) & lazy
         for goal in inner_successors(region, block):
             other = region.blocks[goal]
             if out & ~other.dirty:
@@ -261,7 +263,7 @@ def _solve_dirty(region: Region) -> None:
                 work.append(goal)
 
 
-def _solve_live(region: Region, eager: bool) -> None:
+def _solve_live(region: Region, lazy: int) -> None:
     """Backward, union. An exit reads every dirty register: it writes them back."""
     before: dict[int, list[int]] = {start: [] for start in region.blocks}
     uses, defs = {}, {}
@@ -273,8 +275,7 @@ def _solve_live(region: Region, eager: bool) -> None:
                 use |= dirty & ~define
             use |= step.reads & ~define
             define |= step.writes
-            if not eager:
-                dirty |= step.writes
+            dirty |= step.writes & lazy
         if block.kind != "fall" or block.end not in region.blocks:
             use |= block.dirty & ~define
         uses[start], defs[start] = use, define

@@ -38,7 +38,7 @@ hw_safe_syscall:
 .globl hw_window_start
 hw_window_start:
   cmpl $0, (%rcx)
-  jne hw_window_interrupted
+  jne hw_window_not_begun
   syscall
 .hidden hw_window_end
 .globl hw_window_end
@@ -48,6 +48,9 @@ hw_window_end:
 .globl hw_window_interrupted
 hw_window_interrupted:
   movq ${layout.INTERRUPTED}, %rax
+  ret
+hw_window_not_begun:
+  movq ${layout.NOT_BEGUN}, %rax
   ret
 .globl hw_restorer
 .type hw_restorer,@function

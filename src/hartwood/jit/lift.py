@@ -7,6 +7,8 @@ changed is written back first, so the hart's state is complete at every exit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hartwood.bits.ssa import Text, Val, constant
 from hartwood.isa.insn import Decoded
 from hartwood.isa.insnset import InsnSet
@@ -21,8 +23,14 @@ from hartwood.jit.calling import (
     region_return,
     region_words,
 )
-from hartwood.jit.flow import F0, Block, Region, Step, inner_successors
+from hartwood.jit.flow import F0, FLOATS, Block, Region, Step, inner_successors
+from hartwood.jit.quiet import quiet_windows
 from hartwood.jit.words import NativeHart
+
+
+#: The NaN that every operation produces (Unpriv. 21.2), as LLVM writes it.
+CANONICAL_NAN = "0x7FF8000000000000"
+_PINNED = sum(1 << register for register in abi.PINNED)
 
 
 def _registers(mask: int) -> list[int]:
@@ -45,6 +53,8 @@ def _home(register: int) -> str:
 class RegionHart(NativeHart):
     """`words.Hart` for the instructions of one region, one block at a time."""
 
+    raw_floats = True
+
     def __init__(self, text: Text, insns: InsnSet, region: Region, eager: bool) -> None:
         super().__init__(text, insns)
         self.memory = FlatMemory(text, lambda address, is_store: self._exit_here(), "%limit")
@@ -61,6 +71,7 @@ class RegionHart(NativeHart):
         self._ended = False
         self._here: str | None = None
         self._rounding_known = False
+        self._quiet: int | None = None
 
     # Registers.
     def _read(self, register: int) -> Val:
@@ -75,10 +86,8 @@ class RegionHart(NativeHart):
         self._values[register] = value
         self._written.add(register)
         self._narrow.pop(register, None)
-        if self.eager and register not in abi.PINNED:
-            kind = _kind(register)
-            name = value.name if kind == "i64" else value.float_name
-            self.text.emit(f"store {kind} {name}, ptr {self.text.value(_home(register))}")
+        if self.eager and register < F0 and register not in abi.PINNED:
+            self.text.emit(f"store i64 {value.name}, ptr {self.text.value(_home(register))}")
 
     def read_x(self, index: Val | int) -> Val:
         number = _number(index)
@@ -133,7 +142,7 @@ class RegionHart(NativeHart):
         for register in _registers(mask):
             value = self._values.get(register)
             if register in self._written and value is not None:
-                name = value.name if register < F0 else value.float_name
+                name = value.name if register < F0 else self._settled(value, lines)
             else:
                 name = fresh()
                 lines.append(f"{name} = load {_kind(register)}, ptr {_variable(register)}")
@@ -144,14 +153,21 @@ class RegionHart(NativeHart):
             lines.append(f"store i64 {self._values[register].name}, ptr {_variable(register)}")
         return lines
 
+    def _settled(self, value: Val, lines: list[str]) -> str:
+        """A floating-point value for a cold block; a raw one is made canonical there."""
+        if value.fp is not None or value.raw is None:
+            return value.float_name
+        is_nan, name = self.text.fresh(), self.text.fresh()
+        lines.append(f"{is_nan} = fcmp uno double {value.raw}, {value.raw}")
+        lines.append(f"{name} = select i1 {is_nan}, double {CANONICAL_NAN}, double {value.raw}")
+        return name
+
     def _dirty(self) -> int:
-        mask = self._block.dirty
-        if self.eager:
-            return 0
+        """Registers that `State` does not have the value of."""
+        mask = 0
         for register in self._written:
-            if register not in abi.PINNED:
-                mask |= 1 << register
-        return mask
+            mask |= 1 << register
+        return self._block.dirty | mask & (FLOATS if self.eager else ~_PINNED)
 
     def _exit_here(self) -> str:
         """Label of a cold block that lets the interpreter go on at the instruction at hand, one
@@ -176,8 +192,17 @@ class RegionHart(NativeHart):
             self._rounding_known = True
 
     def csr_update(self, number: Val | int, op: str, value: Val | int, source: Val | int) -> Val:
+        if self._quiet is not None:  # nothing was raised, so there is nothing to put back
+            return constant(self.text, 0, 64)
         self._rounding_known = False
         return super().csr_update(number, op, value, source)
+
+    def _compare(self, operation: Callable[[str, str, int], str], a: Val, b: Val) -> Val:
+        if self._quiet is None:
+            return super()._compare(operation, a, b)
+        flags = self._read(self._quiet)
+        names = a.raw_name, b.raw_name
+        return Val(self.text, 1, self._float.quietly(operation, *names, a.width, flags.name))
 
     # Leaving early.
     def trap(self, cause: int, tval: Val | int = 0) -> None:
@@ -401,8 +426,10 @@ class RegionHart(NativeHart):
         self._rounding_known = False
         self.text.label(f"b{block.start:x}")
         self._charge(block)
+        quiet = quiet_windows(self.insns, block.steps)
         for count, step in enumerate(block.steps):
             self._step, self._retired, self._here = step, count, None
+            self._quiet = quiet.get(count)
             step.decoded.insn.body(self, **step.decoded.fields)
             if self._ended:
                 return

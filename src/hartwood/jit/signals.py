@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 #: What `safe_syscall` gives when a signal came before the call was made (-ERESTARTSYS).
 INTERRUPTED = -512
+#: What it gives when one was pending already, so that the call has certainly not begun
+#: (-ERESTARTNOINTR): it is to be made again, also where a call under way would give EINTR.
+NOT_BEGUN = -513
 
 # The context: one block of private memory a process. Offsets in bytes.
 TABLE, ABORT, PENDING, OVERFLOW, TAIL, THREAD_COUNT = 0, 8, 16, 24, 64, 128
@@ -136,9 +139,9 @@ class HostSignals:
     """
 
     #: `safe_syscall(nr, a0, a1, a2, a3, a4, a5, pending_at) -> int`: a raw host system call,
-    #: without the GIL; the result or a negative errno. It is `INTERRUPTED` where the u32 at
-    #: host address `pending_at` is not 0 when the call would begin, or a signal is caught
-    #: before the call has had an effect or so that the kernel would restart it. No signal can
+    #: without the GIL; the result or a negative errno. It is `NOT_BEGUN` where the u32 at
+    #: host address `pending_at` is not 0 when the call would begin, `INTERRUPTED` if a signal is
+    #: caught before the call has had an effect or so that the kernel would restart it. No signal can
     #: slip in between the test and the call.
     safe_syscall: Callable[..., int]
 

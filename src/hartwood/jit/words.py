@@ -6,6 +6,8 @@ subclass (`only_reference_if`, the fault labels of `memory`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hartwood.bits.ssa import SsaHart, Text, Val, constant
 from hartwood.bits.ssa_float import DYN, on_host
 from hartwood.bits.ssa_float_x86 import X86Float
@@ -26,6 +28,8 @@ class NativeHart(SsaHart):
     """`words.Hart` on the host's own memory and floating-point unit."""
 
     memory: FlatMemory
+    #: Whether floating-point results may stay raw (see `Val.raw`) between instructions.
+    raw_floats = False
 
     def __init__(self, text: Text, insns: InsnSet) -> None:
         super().__init__(text)
@@ -175,65 +179,73 @@ class NativeHart(SsaHart):
     def _result(self, width: int, name: str) -> Val:
         return Val(self.text, width, fp=name)
 
-    def _flag(self, name: str) -> Val:
-        return Val(self.text, 1, name)
+    def _arithmetic(
+        self, operation: Callable[..., str], operands: tuple[Val, ...], width: int, rm: int
+    ) -> Val:
+        """An operation whose result may stay raw until it is looked at."""
+        mode = self._mode(rm)
+        names = [operand.raw_name for operand in operands]
+        if not self.raw_floats:
+            return self._result(width, operation(*names, width, mode))
+        value = Val(self.text, width)
+        value.raw = operation(*names, width, mode, raw=True)
+        value.canonical = lambda name: self._float.canonical(name, width)
+        return value
+
+    def _compare(self, operation: Callable[[str, str, int], str], a: Val, b: Val) -> Val:
+        return Val(self.text, 1, operation(a.raw_name, b.raw_name, a.width))
 
     def fadd(self, a: Val, b: Val, rm: int) -> Val:
         """See `words.Hart.fadd`."""
-        mode = self._mode(rm)
-        return self._result(a.width, self._float.add(a.float_name, b.float_name, a.width, mode))
+        return self._arithmetic(self._float.add, (a, b), a.width, rm)
 
     def fsub(self, a: Val, b: Val, rm: int) -> Val:
         """See `words.Hart.fsub`."""
-        mode = self._mode(rm)
-        return self._result(a.width, self._float.sub(a.float_name, b.float_name, a.width, mode))
+        return self._arithmetic(self._float.sub, (a, b), a.width, rm)
 
     def fmul(self, a: Val, b: Val, rm: int) -> Val:
         """See `words.Hart.fmul`."""
-        mode = self._mode(rm)
-        return self._result(a.width, self._float.mul(a.float_name, b.float_name, a.width, mode))
+        return self._arithmetic(self._float.mul, (a, b), a.width, rm)
 
     def fdiv(self, a: Val, b: Val, rm: int) -> Val:
         """See `words.Hart.fdiv`."""
-        mode = self._mode(rm)
-        return self._result(a.width, self._float.div(a.float_name, b.float_name, a.width, mode))
+        return self._arithmetic(self._float.div, (a, b), a.width, rm)
 
     def fsqrt(self, a: Val, rm: int) -> Val:
         """See `words.Hart.fsqrt`."""
-        mode = self._mode(rm)
-        return self._result(a.width, self._float.sqrt(a.float_name, a.width, mode))
+        return self._arithmetic(self._float.sqrt, (a,), a.width, rm)
 
     def fma(self, a: Val, b: Val, c: Val, rm: int) -> Val:
         """See `words.Hart.fma`."""
         mode = self._mode(rm)
-        names = a.float_name, b.float_name, c.float_name
+        names = a.raw_name, b.raw_name, c.raw_name
         return self._result(a.width, self._float.fma(*names, a.width, mode))
 
     def fmin(self, a: Val, b: Val) -> Val:
         """See `words.Hart.fmin`."""
-        return self._result(a.width, self._float.minimum(a.float_name, b.float_name, a.width))
+        return self._result(a.width, self._float.minimum(a.raw_name, b.raw_name, a.width))
 
     def fmax(self, a: Val, b: Val) -> Val:
         """See `words.Hart.fmax`."""
-        return self._result(a.width, self._float.maximum(a.float_name, b.float_name, a.width))
+        return self._result(a.width, self._float.maximum(a.raw_name, b.raw_name, a.width))
 
     def feq(self, a: Val, b: Val) -> Val:
         """See `words.Hart.feq`."""
-        return self._flag(self._float.eq(a.float_name, b.float_name, a.width))
+        return self._compare(self._float.eq, a, b)
 
     def flt(self, a: Val, b: Val) -> Val:
         """See `words.Hart.flt`."""
-        return self._flag(self._float.lt(a.float_name, b.float_name, a.width))
+        return self._compare(self._float.lt, a, b)
 
     def fle(self, a: Val, b: Val) -> Val:
         """See `words.Hart.fle`."""
-        return self._flag(self._float.le(a.float_name, b.float_name, a.width))
+        return self._compare(self._float.le, a, b)
 
     def float_to_int(self, a: Val, width: int, signed: bool, rm: int) -> Val:
         """See `words.Hart.float_to_int`; the host side knows every static mode."""
         if rm == DYN:
             self.dynamic_rounding()
-        name = self._float.to_int(a.float_name, a.width, width, signed, rm)
+        name = self._float.to_int(a.raw_name, a.width, width, signed, rm)
         return Val(self.text, width, name)
 
     def int_to_float(self, a: Val, signed: bool, width: int, rm: int) -> Val:
@@ -244,7 +256,7 @@ class NativeHart(SsaHart):
     def float_to_float(self, a: Val, width: int, rm: int) -> Val:
         """See `words.Hart.float_to_float`."""
         mode = self._mode_for(rm, exact=a.width < width)
-        return self._result(width, self._float.convert(a.float_name, a.width, width, mode))
+        return self._result(width, self._float.convert(a.raw_name, a.width, width, mode))
 
     def _read_f32(self, index: Val | int) -> Val:
         return Val(self.text, 32, fp=self._float.unbox(self.read_f(index).float_name))
