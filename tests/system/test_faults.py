@@ -396,14 +396,15 @@ def test_without_an_abort_landing_it_ends_the_process(folder: Path) -> None:
 
 def test_no_signal_slips_between_the_test_and_the_call(folder: Path) -> None:
     result = result_of("ping_pong", folder)
-    assert result == {"right": True, "outcomes": [-512], "child": 0}
+    assert set(result.pop("outcomes")) <= {-513, -512}
+    assert result == {"right": True, "child": 0}
 
 
 def test_a_storm_of_signals_loses_none(folder: Path) -> None:
     result = result_of("storm", folder)
     assert result["complete"] == [True, True]
     assert result["users"]
-    assert set(result["returns"]) <= {-512, 1}
+    assert set(result["returns"]) <= {-513, -512, 1}
     assert result["children"] == [0, 0]
 
 
@@ -418,7 +419,7 @@ def test_system_calls_give_the_kernels_answers(folder: Path) -> None:
         "restartable": -512,
         "not-restarted": -4,
         "sleep": -4,
-        "pending": [True, -512],
+        "pending": [True, -513],
         "stop": 1,
         "drained": [signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1],
         "calm": False,

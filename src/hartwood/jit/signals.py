@@ -141,8 +141,8 @@ class HostSignals:
     #: `safe_syscall(nr, a0, a1, a2, a3, a4, a5, pending_at) -> int`: a raw host system call,
     #: without the GIL; the result or a negative errno. It is `NOT_BEGUN` where the u32 at
     #: host address `pending_at` is not 0 when the call would begin, `INTERRUPTED` if a signal is
-    #: caught before the call has had an effect or so that the kernel would restart it. No signal can
-    #: slip in between the test and the call.
+    #: caught before the call has had an effect or so that the kernel would restart it. No signal
+    #: can slip in between the test and the call.
     safe_syscall: Callable[..., int]
 
     def __init__(self, arena: CodeArena) -> None:

@@ -37,7 +37,8 @@ class Hart(Protocol):
     def syscall(self, number: int, *arguments: int) -> int:
         """One raw host system call; the result or a negative errno.
 
-        -512 (ERESTARTSYS) where a signal was pending before it began.
+        -513 (ERESTARTNOINTR) where a signal was pending before it began, -512 (ERESTARTSYS)
+        where one came before it had an effect and SA_RESTART would restart it.
         """
         ...
 

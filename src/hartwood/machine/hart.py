@@ -166,7 +166,8 @@ class Hart:
     def syscall(self, number: int, *arguments: int) -> int:
         """One raw host system call without the GIL; the result or a negative errno.
 
-        -512 (ERESTARTSYS) where a signal came before it began or before it had any effect.
+        -513 (ERESTARTNOINTR) where a signal came before it began, -512 (ERESTARTSYS) where one
+        came before it had any effect.
         """
         signals = self.machine.engine.signals
         padded = arguments + (0,) * (6 - len(arguments))
