@@ -19,7 +19,7 @@ def test_names_lead_to_their_rooms() -> None:
 
 
 def test_version_is_the_packages() -> None:
-    assert hartwood.__version__.split(".")[0].isdigit()
+    assert str(hartwood.__version__).split(".")[0].isdigit()
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

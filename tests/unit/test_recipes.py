@@ -1,0 +1,65 @@
+"""The recipes in docs/ are executed: a page that no longer works is a failure."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Golden rows are held against the reference once the page's own definitions are registered.
+ROWS = """
+import sys
+sys.path.insert(0, {tests!r})
+from unit.golden import parse
+from unit.test_golden import run
+cases = list(parse({rows!r}, {page!r}))
+assert cases
+for case in cases:
+    after, trap = run(case)
+    assert trap == case.trap, case
+    assert after == (case.after if case.trap is None else case.before), case
+    assert RISCV.assemble(case.asm, case.before.pc) == case.code, case
+"""
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The fenced blocks of a page as (language, text)."""
+    return FENCE.findall(page.read_text())
+
+
+@pytest.mark.parametrize("name", ["adding-an-instruction.md"])
+def test_recipe(name: str) -> None:
+    found = blocks(ROOT / "docs" / name)
+    assert {language for language, _ in found} == {"python", "ins"}
+    script = "\n".join(text for language, text in found if language == "python")
+    rows = "".join(text for language, text in found if language == "ins")
+    script += ROWS.format(tests=str(ROOT / "tests"), rows=rows, page=name)
+    # A process of its own: what it registers would stay in ours.
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_python_is_sound() -> None:
+    for language, text in blocks(ROOT / "README.md"):
+        if language == "python":
+            compile(text, "README.md", "exec")
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("docs/*.md")))
+def test_files_that_are_named_exist(page: Path) -> None:
+    for name in re.findall(r"`((?:src|tests|scripts|bench|docs)/[\w/.*-]+)`", page.read_text()):
+        assert list(ROOT.glob(name.rstrip("/"))), f"{page.name} names {name}"
