@@ -302,8 +302,12 @@ class RegionHart(NativeHart):
             text.label(ok)
             offset = text.value(f"shl i64 {goal}, 2")
             slot = text.value(f"add i64 {offset}, {abi.ENTRIES}")
-        else:
+        elif int(goal) < abi.LIMIT:
             slot = str(abi.ENTRIES + int(goal) * 4)
+        else:
+            text.emit(f"br label %{wild}")
+            text.label(text.fresh_label("never"))
+            return "null"
         return load_pointer(text, slot, wild)
 
     def branch(self, condition: Val, target: Val | int) -> None:
