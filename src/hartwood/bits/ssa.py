@@ -245,7 +245,9 @@ class Val:
             return folded
         t = f"i{self.width}"
         args = f"{t} {self.name}, {t} {self.name}, {t} {by.name}"
-        return Val(self.text, self.width, self.text.value(f"call {t} @llvm.{intrinsic}.{t}({args})"))
+        return Val(
+            self.text, self.width, self.text.value(f"call {t} @llvm.{intrinsic}.{t}({args})")
+        )
 
     def rotl(self, amount: Val | int) -> Val:
         return self._rotate("rotl", "fshl", amount)

@@ -1,0 +1,1 @@
+"""From definitions to callable machine code: lifting, compiling, linking, invalidation."""

@@ -12,7 +12,6 @@ from hartwood.bits.ssa import Text, Val
 from hartwood.jit import host_x86 as host
 from hartwood.jit.abi import LIMIT
 
-
 #: Half of what `FlatSpace` leaves inaccessible on either side.
 _NEAR = 1 << 19
 

@@ -17,14 +17,14 @@ from hartwood.mem.child import spawn_unseen
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeAlias
+
+    #: A message of the worker's: its kind, then what belongs to it.
+    Reply: TypeAlias = tuple[Any, ...]
 
 _F_SETPIPE_SZ, _PIPE = 1031, 1 << 20
 
 _GONE = "the compile worker ended without an answer"
-
-#: A message of the worker's: its kind, then what belongs to it.
-Reply = "tuple[Any, ...]"
 
 
 class WorkerError(Error):
@@ -87,7 +87,7 @@ class Client:
         """Host descriptors in use here, which the guest must not see."""
         return (self._requests, self._replies) if self._pid else ()
 
-    def _send(self, request: tuple[object, ...]) -> None:
+    def _send(self, request: Reply) -> None:
         self.start()
         data = marshal.dumps(request)
         try:
@@ -107,7 +107,12 @@ class Client:
         raise WorkerError(_GONE)
 
     def request(
-        self, number: int, entries: list[int], parts: list[tuple[int, bytes, bytes]], level: int, key: str
+        self,
+        number: int,
+        entries: list[int],
+        parts: list[tuple[int, bytes, bytes]],
+        level: int,
+        key: str,
     ) -> None:
         """Ask for translations of the regions at `entries`; `parts` is the guest code there and
         `key` the name to store them under."""

@@ -112,9 +112,9 @@ class _Decoder:
             bits = text.value(f"and i32 %word, {mask}")
             conditions.append(text.value(f"icmp eq i32 {bits}, {match}"))
         for name, values in encoding.excluded.items():
-            value = self._extract(encoding.row.fields[name])
+            field = self._extract(encoding.row.fields[name])
             for excluded in values:
-                conditions.append(text.value(f"icmp ne i32 {value}, {excluded}"))
+                conditions.append(text.value(f"icmp ne i32 {field}, {excluded}"))
         condition = conditions[0] if conditions else "true"
         for other in conditions[1:]:
             condition = text.value(f"and i1 {condition}, {other}")
@@ -171,6 +171,7 @@ class _Decoder:
         number = text.value(f"phi i32 {arms}")
         word = "0"
         for slot, source in layout:
+            value: str
             if isinstance(source, int):
                 value = str(source)
             else:

@@ -27,7 +27,6 @@ from hartwood.jit.flow import F0, FLOATS, Block, Region, Step, inner_successors
 from hartwood.jit.quiet import quiet_windows
 from hartwood.jit.words import NativeHart
 
-
 #: The NaN that every operation produces (Unpriv. 21.2), as LLVM writes it.
 CANONICAL_NAN = "0x7FF8000000000000"
 _PINNED = sum(1 << register for register in abi.PINNED)
@@ -137,7 +136,7 @@ class RegionHart(NativeHart):
     def _save_lines(self, mask: int) -> list[str]:
         """Lines that bring `State` up to date for the registers of `mask`, and the variables of
         the pinned ones, from what this block knows."""
-        lines = []
+        lines: list[str] = []
         fresh = self.text.fresh
         for register in _registers(mask):
             value = self._values.get(register)
@@ -485,7 +484,9 @@ def region_text(insns: InsnSet, region: Region, *, eager: bool = False) -> str:
     for block in region.blocks.values():
         hart.block(block)
     hart.epilogue()
-    head = f"define {REGION_CC} {REGION_RESULT} @{region_name(region.entries[0])}({REGION_PARAMETERS})"
+    head = (
+        f"define {REGION_CC} {REGION_RESULT} @{region_name(region.entries[0])}({REGION_PARAMETERS})"
+    )
     return f"{head} #0 {{\nentry:\n{text.body()}\n}}"
 
 

@@ -51,8 +51,7 @@ def quiet_windows(insns: InsnSet, steps: list[Step]) -> dict[int, int]:
         name, fields = step.decoded.insn.name, step.decoded.fields
         properties = insns.properties(step.decoded.insn, step.decoded.insn.variant(fields))
         disturbs = properties.may_trap or properties.csr or properties.ends_block
-        if name not in _COMPARISONS and (disturbs or properties.rounding):
-            register = None
-        elif register is not None and step.writes >> register & 1:
+        raises = name not in _COMPARISONS and (disturbs or properties.rounding)
+        if raises or (register is not None and step.writes >> register & 1):
             register = None
     return found

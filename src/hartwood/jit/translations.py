@@ -50,9 +50,7 @@ class Translation:
     @property
     def pages(self) -> set[int]:
         """Every guest page it depends on."""
-        return {
-            page for start, end, _ in self.ranges for page in range(start & -PAGE, end, PAGE)
-        }
+        return {page for start, end, _ in self.ranges for page in range(start & -PAGE, end, PAGE)}
 
 
 class Translations:
@@ -171,7 +169,9 @@ class Translations:
         while number in self._asked:
             self.take(self._client.wait())
 
-    def _request(self, entries: list[int], parts: list[tuple[int, bytes, bytes]], level: int) -> None:
+    def _request(
+        self, entries: list[int], parts: list[tuple[int, bytes, bytes]], level: int
+    ) -> None:
         page = entries[0] & -PAGE
         if not any(at == page for at, _, _ in parts):
             return  # the guest unmapped it meanwhile
@@ -248,9 +248,7 @@ class Translations:
             self._on.setdefault(page, []).append(made)
         # What was asked for in there meanwhile may not be needed any more.
         self._queue = [
-            pc
-            for pc in self._queue
-            if not any(start <= pc < end for start, end, _ in made.ranges)
+            pc for pc in self._queue if not any(start <= pc < end for start, end, _ in made.ranges)
         ]
         self.installed += 1
 

@@ -34,7 +34,9 @@ class NativeHart(SsaHart):
     def __init__(self, text: Text, insns: InsnSet) -> None:
         super().__init__(text)
         self.insns = insns
-        self._float = X86Float(text, self._scratch, lambda: self.state_load("frm").name, outlined=True)
+        self._float = X86Float(
+            text, self._scratch, lambda: self.state_load("frm").name, outlined=True
+        )
 
     def _scratch(self) -> str:
         """Memory of this hart's through which the host's control word travels."""
@@ -98,6 +100,10 @@ class NativeHart(SsaHart):
 
     def only_reference(self) -> None:
         """This instruction needs the reference meaning; what follows is not reached."""
+        raise NotImplementedError
+
+    def only_reference_if(self, condition: str) -> None:
+        """The same where an i1 operand holds."""
         raise NotImplementedError
 
     def csr_update(self, number: Val | int, op: str, value: Val | int, source: Val | int) -> Val:

@@ -22,6 +22,8 @@ from hartwood.jit.store import Store, code_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from hartwood.isa.insn import Decoded
     from hartwood.isa.insnset import InsnSet
     from hartwood.jit.image import Image
@@ -81,9 +83,7 @@ class Window:
         return b""
 
 
-def region_image(
-    insns: InsnSet, entries: list[int], parts: list[Part], level: int
-) -> Image | None:
+def region_image(insns: InsnSet, entries: list[int], parts: list[Part], level: int) -> Image | None:
     """Translate the regions at `entries`, those of them that can be translated. Level 2 is for
     those that have proved hot. The image's meta is marshalled: the level, and for each region its
     entries, its size in instructions, and the guest ranges it depends on as (start, end, digest).
@@ -105,7 +105,9 @@ def region_image(
             continue
         seen.update(region.blocks)
         texts.append(region_text(insns, region, eager=level < 2))
-        ranges = [(start, end, code_digest(window.read(start, end))) for start, end in region.ranges]
+        ranges = [
+            (start, end, code_digest(window.read(start, end))) for start, end in region.ranges
+        ]
         made.append((region.entries, region.size, ranges))
     return compile_image(texts, level, marshal.dumps((level, made))) if texts else None
 
@@ -118,7 +120,7 @@ class Worker:
         self._sink = os.fdopen(replies, "wb", 0)
         self._store = Store(path) if path else None
 
-    def _reply(self, *reply: object) -> None:
+    def _reply(self, *reply: Any) -> None:
         data = marshal.dumps(reply)
         view = memoryview(len(data).to_bytes(8, "little") + data)
         # The guest's process may have ended; what is stored serves the next one.

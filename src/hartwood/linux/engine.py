@@ -60,6 +60,14 @@ class Machine(Protocol):
         """Another hart on the same space, registers zero; used by the calling thread only."""
         ...
 
+    def stats(self) -> dict[str, object]:
+        """Counters of the run so far, under the names of `--stats`."""
+        ...
+
+    def close(self) -> None:
+        """The process is over: end the compile worker, give address space back."""
+        ...
+
     def flush_code(self) -> None:
         """Forget decoded and translated code (execve, fence.i on other harts)."""
         ...

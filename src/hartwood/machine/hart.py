@@ -76,7 +76,8 @@ class Hart:
     @property
     def fcsr(self) -> int:
         """Floating-point control and status: rounding mode above five flag bits."""
-        return flags_of(self.state.mxcsr) | self.state.frm << 5
+        mode: int = self.state.frm
+        return flags_of(self.state.mxcsr) | mode << 5
 
     @fcsr.setter
     def fcsr(self, value: int) -> None:
@@ -226,4 +227,3 @@ class Machine:
     def close(self) -> None:
         """End the compile worker and give address space back."""
         self.engine.close()
-

@@ -19,6 +19,7 @@ from hartwood.mem.regions import EXEC, PAGE, READ, WRITE
 #: Exception codes (Priv. table 3.7).
 FETCH_FAULT, LOAD_FAULT, STORE_FAULT = 12, 13, 15
 
+
 class SpaceMemory:
     """`ints.Memory` over a guest address space."""
 
