@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from hartwood.bits import effects
@@ -203,6 +204,25 @@ class InsnSet:
             text: idiom for text, idiom in self._idioms.items() if idiom.insn.name in chosen
         }
         return chosen
+
+    def outside(self) -> dict[str, str]:
+        """Source files of the instructions that users registered, by module name: whoever
+        translates in another process has to load these as well.
+
+        Raises `LawError` for an instruction that was not defined in a file.
+        """
+        sources: dict[str, str] = {}
+        for encoding in self._encodings.values():
+            module = encoding.insn.body.__module__
+            if not module.startswith("hartwood."):
+                file = encoding.insn.body.__code__.co_filename
+                if not os.path.isfile(file):
+                    raise LawError(
+                        f"{encoding.name} was not defined in a file; put it in a module, "
+                        "so that the translator can load it too"
+                    )
+                sources[module] = os.path.abspath(file)
+        return sources
 
     # Decoding
     def decode(self, word: int) -> Decoded | None:

@@ -39,11 +39,13 @@ def _with_site(code: str) -> str:
 class Client:
     """One worker process at most, started by the first request.
 
-    `path` is the cache folder of this configuration that the worker writes to, or "".
+    `path` is the cache folder of this configuration that the worker writes to, or ""; `outside`
+    are the files with instructions of the user's that it has to load, by module name.
     """
 
-    def __init__(self, path: str = "") -> None:
+    def __init__(self, path: str = "", outside: dict[str, str] | None = None) -> None:
         self._path = path
+        self._outside = outside or {}
         self._pid = 0
         self._requests = self._replies = -1
         self._buffer = bytearray()
@@ -59,7 +61,7 @@ class Client:
         source = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
         code = (
             f"import sys; sys.path.insert(0, {source!r}); "
-            f"from hartwood.jit.worker import main; main(3, 4, {self._path!r})"
+            f"from hartwood.jit.worker import main; main(3, 4, {self._path!r}, {self._outside!r})"
         )
         # In the child 3 and 4 are the pipes. A Ctrl-C that is meant for the guest does not reach
         # it (a session of its own), and the guest's wait does not find it.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import resource
+import sys
 from _thread import RLock
 
 from hartwood.errors import Error, ImageError
@@ -54,8 +55,11 @@ class Engine:
     def __init__(self, space: FlatSpace, mode: str = "auto") -> None:
         self.space = space
         self.mode = mode
-        self.store = Store()
-        self.client = Client(self.store.path)
+        # Whoever registered an instruction has imported the definitions; others need not.
+        riscv = sys.modules.get("hartwood.isa.riscv")
+        outside: dict[str, str] = {} if riscv is None else riscv.RISCV.outside()
+        self.store = Store(outside=outside.values())
+        self.client = Client(self.store.path, outside)
         self.arena = CodeArena()
         self.signals = HostSignals(self.arena)
         self.lock = RLock()

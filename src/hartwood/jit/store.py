@@ -11,6 +11,10 @@ import os
 
 from hartwood.errors import Error
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 try:  # hashlib pulls in OpenSSL: 4 ms of start-up that a checksum does not need.
     from _blake2 import blake2b
 except ImportError:  # pragma: no cover - an interpreter that was built without it
@@ -34,10 +38,14 @@ def folder() -> str:
     return os.path.join(base, "hartwood", "code")
 
 
-def configuration() -> str:
+def configuration(outside: Iterable[str] = ()) -> str:
     """A name for everything but the guest that generated code depends on: the definitions and
-    the translator (by the state of their source files) and the processor."""
+    the translator (by the state of their source files), the processor, and the content of the
+    files `outside` the package that define instructions."""
     digest = blake2b(digest_size=12)
+    for path in outside:
+        with open(path, "rb") as file:
+            digest.update(file.read())
     package = os.path.dirname(os.path.dirname(__file__))
     for room in _SOURCES:
         with os.scandir(os.path.join(package, room)) as entries:
@@ -65,14 +73,15 @@ def code_digest(code: bytes) -> bytes:
 class Store:
     """The files of one configuration. Without a usable folder everything is a miss."""
 
-    def __init__(self, path: str | None = None) -> None:
-        """`path` is the folder of this configuration; it is made, private, if it is not there.
+    def __init__(self, path: str | None = None, outside: Iterable[str] = ()) -> None:
+        """`path` is the folder of this configuration, by default what `configuration(outside)`
+        names; it is made, private, if it is not there.
 
         Raises `StoreError` where it belongs to somebody else or others may write to it.
         """
         self.hits = self.misses = 0
         self._files: dict[str, list[str]] = {}
-        self.path = os.path.join(folder(), configuration()) if path is None else path
+        self.path = os.path.join(folder(), configuration(outside)) if path is None else path
         top = os.path.dirname(self.path)
         try:
             os.makedirs(self.path, mode=0o700, exist_ok=True)

@@ -6,8 +6,10 @@ It reads requests from one pipe and writes replies to another: a length, then a 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import marshal
 import os
+import sys
 import time
 
 from hartwood.isa.riscv import RISCV
@@ -165,7 +167,20 @@ class Worker:
             self._store.put(key, f"{level}-{entries[0]:x}", data)
 
 
-def main(requests: int, replies: int, path: str) -> None:
-    """Serve the process at the other end of two pipes; `path` is the cache folder or ""."""
+def _load(module: str, file: str) -> None:
+    """Run a file that registers instructions, under its own name but never as a program."""
+    name = "outside" if module == "__main__" else module
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is not None and spec.loader is not None:
+        loaded = importlib.util.module_from_spec(spec)
+        sys.modules[name] = loaded
+        spec.loader.exec_module(loaded)
+
+
+def main(requests: int, replies: int, path: str, outside: dict[str, str]) -> None:
+    """Serve the process at the other end of two pipes; `path` is the cache folder or "", `outside`
+    the files that define further instructions, by module name."""
+    for module, file in outside.items():
+        _load(module, file)
     with contextlib.suppress(KeyboardInterrupt):
         Worker(requests, replies, path).serve()

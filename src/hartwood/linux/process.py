@@ -170,6 +170,7 @@ class Process:
         task.syscall(HOST["rt_sigprocmask"], 2, at, 0, 8)
         threads.release(task)
         self.tasks.pop(task.tid, None)
+        signals.pass_on(task)
         close = getattr(task.hart, "close", None)
         if close is not None:
             close()

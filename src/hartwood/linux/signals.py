@@ -28,7 +28,7 @@ SIGNALS = 64
 #: Our own thread-to-thread interruption travels as this signal, told apart by its siginfo.
 SIGKICK = 64
 KICK_VALUE = 0x4861_7274_776F_6F64
-SI_QUEUE = -1
+SI_QUEUE, SI_TKILL = -1, -6
 
 IGNORED_BY_DEFAULT = frozenset({SIGCHLD, SIGCONT, SIGURG, SIGWINCH})
 STOPPING = frozenset({19, 20, 21, 22})
@@ -147,6 +147,17 @@ def collect(process: Process) -> None:
             task = _willing(process, signo)
             task.hart.request_stop()
         task.pending.append((signo, info))
+
+
+def pass_on(task: Task) -> None:
+    """Give what an ended thread had taken and not delivered to another, as far as it was sent to
+    the process and not to the thread."""
+    for signo, info in task.pending:
+        code = int.from_bytes(info[8:12], "little", signed=True)
+        if task.process.tasks and code != SI_TKILL:
+            other = _willing(task.process, signo)
+            other.pending.append((signo, info))
+            other.hart.request_stop()
 
 
 def _willing(process: Process, signo: int) -> Task:
