@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import resource
 import sys
-from _thread import RLock
 
 from hartwood.errors import Error, ImageError
 from hartwood.jit import abi
@@ -62,7 +61,7 @@ class Engine:
         self.client = Client(self.store.path, outside)
         self.arena = CodeArena()
         self.signals = HostSignals(self.arena)
-        self.lock = RLock()
+        self.lock = space.lock
         #: Threads that may be inside generated code.
         self.threads = 0
         self._banks: set[str] = set()

@@ -51,20 +51,20 @@ class Dispositions:
     """Host signal dispositions, set by raw calls and put back at the end."""
 
     def __init__(self) -> None:
-        self._buffer = hostmem.Buffer(64)
         self.before = {signo: self.read(signo) for signo in range(1, SIGNALS + 1)}
 
     def read(self, signo: int) -> bytes:
         """The kernel's struct sigaction for `signo`; empty for a signal that has none."""
-        at = self._buffer.address
-        if hostmem.syscall(HOST["rt_sigaction"], signo, 0, at + 32, 8):
+        buffer = hostmem.Buffer(_ACTION.size)
+        if hostmem.syscall(HOST["rt_sigaction"], signo, 0, buffer.address, 8):
             return b""
-        return bytes(self._buffer.view[32:64])
+        return bytes(buffer.view)
 
     def write(self, signo: int, action: bytes) -> None:
         """Set it; a signal that takes none (SIGKILL) is left alone."""
-        self._buffer.view[:32] = action
-        hostmem.syscall(HOST["rt_sigaction"], signo, self._buffer.address, 0, 8)
+        buffer = hostmem.Buffer(_ACTION.size)
+        buffer.view[:] = action
+        hostmem.syscall(HOST["rt_sigaction"], signo, buffer.address, 0, 8)
 
     def set(self, signo: int, handler: int, flags: int) -> None:
         """Default action (0) or ignored (1), with SA_NOCLDSTOP and SA_NOCLDWAIT from `flags`."""
@@ -104,7 +104,6 @@ class _Base:
 
     def __init__(self) -> None:
         self.dispositions = Dispositions()
-        self._info = hostmem.Buffer(signals.INFO_SIZE)
 
     def default(self, signo: int, flags: int) -> None:
         """Give a host signal its default action; the engine's own stay caught."""
@@ -120,9 +119,9 @@ class _Base:
         """Interrupt a thread of this process in whatever host call it is in."""
         pid = os.getpid()
         info = user_info(SIGKICK, SI_QUEUE, pid, os.getuid(), KICK_VALUE)
-        self._info.view[:] = info
-        number = HOST["rt_tgsigqueueinfo"]
-        hostmem.syscall(number, pid, tid, SIGKICK, self._info.address)
+        buffer = hostmem.Buffer(signals.INFO_SIZE)
+        buffer.view[:] = info
+        hostmem.syscall(HOST["rt_tgsigqueueinfo"], pid, tid, SIGKICK, buffer.address)
 
     def close(self) -> None:
         """Restore every disposition that was there before."""

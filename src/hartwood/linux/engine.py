@@ -35,7 +35,7 @@ class Hart(Protocol):
         ...
 
     def syscall(self, number: int, *arguments: int) -> int:
-        """One raw host system call; the result or a negative errno.
+        """One raw host system call for the guest; the result or a negative errno.
 
         -513 (ERESTARTNOINTR) where a signal was pending before it began, -512 (ERESTARTSYS)
         where one came before it had an effect and SA_RESTART would restart it.

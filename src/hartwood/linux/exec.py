@@ -242,7 +242,7 @@ def _reset_task(task: Task, pc: int, sp: int) -> None:
 
 def name_thread(task: Task, name: bytes) -> None:
     """The name that ps shows (PR_SET_NAME), as execve sets it."""
-    task.syscall(HOST["prctl"], 15, task.place(0, name[:15] + b"\0"))
+    hostmem.syscall(HOST["prctl"], 15, task.place(0, name[:15] + b"\0"))
 
 
 def _strings(task: Task, at: int) -> list[bytes]:

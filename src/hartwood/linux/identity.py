@@ -8,6 +8,7 @@ from errno import EINVAL, EPERM
 
 from hartwood.linux.calls import HOST
 from hartwood.linux.task import MESSAGE
+from hartwood.mem import hostmem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def _limit(task: Task, resource: int) -> tuple[int, int]:
     limits = task.process.limits
     if resource not in limits:
         at = task.scratch.address + MESSAGE
-        result = task.syscall(HOST["getrlimit"], resource, at)
+        result = hostmem.syscall(HOST["getrlimit"], resource, at)
         if result < 0:
             raise OSError(-result, "getrlimit")
         pair = struct.unpack("<QQ", task.scratch.view[MESSAGE : MESSAGE + 16])

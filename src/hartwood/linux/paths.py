@@ -28,7 +28,6 @@ class Paths:
         self._process = process
         self.root = os.fsencode(os.path.abspath(root)) if root is not None else None
         self._root_fd: int | None = None
-        self._buffer = hostmem.Buffer(PATH_MAX + 64)
 
     def host_path(self, task: Task, va: int, follow: bool, slot: int = 0) -> int:
         """Host address of the path that a guest pointer means, for a host call.
@@ -67,10 +66,12 @@ class Paths:
             fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             self._root_fd = descriptors.hide(fd)
         flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
-        view = self._buffer.view
+        # A buffer of the call's own: other threads look up names at the same time.
+        buffer = hostmem.Buffer(24 + len(path) + 1)
+        view = buffer.view
         view[:24] = b"".join(word.to_bytes(8, "little") for word in (flags, 0, RESOLVE_IN_ROOT))
-        view[24 : 24 + len(path) + 1] = path + b"\0"
-        at = self._buffer.address
+        view[24 : 24 + len(path)] = path
+        at = buffer.address
         fd = hostmem.syscall(SYS_OPENAT2, self._root_fd, at + 24, at, 24)
         if fd < 0:
             return None

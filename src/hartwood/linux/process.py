@@ -119,7 +119,7 @@ class Process:
     def _first_task(self) -> Task:
         task = Task(self, self.machine.new_hart())
         task.tid = get_native_id()
-        task.syscall(HOST["rt_sigprocmask"], 0, 0, task.scratch.address, 8)
+        hostmem.syscall(HOST["rt_sigprocmask"], 0, 0, task.scratch.address, 8)
         task.mask = int.from_bytes(task.scratch.view[:8], "little")
         signals.mirror_mask(task)
         self.tasks[task.tid] = task
@@ -167,7 +167,7 @@ class Process:
 
         # A thread that is over takes no more signals: the kernel must choose another.
         at = task.place(0, (signals.host_mask((1 << 64) - 1)).to_bytes(8, "little"))
-        task.syscall(HOST["rt_sigprocmask"], 2, at, 0, 8)
+        hostmem.syscall(HOST["rt_sigprocmask"], signals.SIG_SETMASK, at, 0, 8)
         threads.release(task)
         self.tasks.pop(task.tid, None)
         signals.pass_on(task)
@@ -238,18 +238,21 @@ class Process:
     # Signals.
     def set_action(self, signo: int, action: Action) -> None:
         """Set a disposition here and on the host."""
-        self.actions[signo] = action
+        with self.space.lock:
+            self.actions[signo] = action
+            if action.handler == SIG_DFL:
+                self.delivery.default(signo, action.flags)
+            elif action.handler == SIG_IGN:
+                self.delivery.ignore(signo, action.flags)
+            else:
+                self.delivery.catch(signo, action.flags)
         if action.handler == SIG_IGN or (
             action.handler == SIG_DFL and signo in signals.IGNORED_BY_DEFAULT
         ):
-            for task in self.tasks.values():
-                task.pending = [entry for entry in task.pending if entry[0] != signo]
-        if action.handler == SIG_DFL:
-            self.delivery.default(signo, action.flags)
-        elif action.handler == SIG_IGN:
-            self.delivery.ignore(signo, action.flags)
-        else:
-            self.delivery.catch(signo, action.flags)
+            for task in list(self.tasks.values()):
+                for entry in tuple(task.pending):
+                    if entry[0] == signo:
+                        task.pending.remove(entry)
 
     def reset_actions(self) -> None:
         """execve: handlers become default, ignored signals stay ignored."""
@@ -275,10 +278,13 @@ class Process:
 
         Raises `OSError` where the host has no room for another process.
         """
+        with self.space.lock:
+            return self._fork()
+
+    def _fork(self) -> int:
+        # The child has this thread alone: a lock that another one held would stay held.
         for hook in self.machine.before_fork:
             hook()
-        # With every other thread stopped at no known place, only the lock that we use
-        # ourselves has to be free in the child.
         try:
             pid = os.fork()
         except OSError as error:

@@ -8,7 +8,15 @@ from errno import EINTR, EINVAL, EPERM
 
 from hartwood.linux import signals
 from hartwood.linux.calls import HOST
-from hartwood.linux.signals import SIGNALS, UNBLOCKABLE, Action, bit
+from hartwood.linux.signals import (
+    SIG_BLOCK,
+    SIG_SETMASK,
+    SIG_UNBLOCK,
+    SIGNALS,
+    UNBLOCKABLE,
+    Action,
+    bit,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +25,6 @@ if TYPE_CHECKING:
 #: struct sigaction of riscv64 (no restorer): handler, flags, mask.
 _ACTION = struct.Struct("<QQQ")
 _STACK = struct.Struct("<QI4xQ")
-SIG_BLOCK, SIG_UNBLOCK, SIG_SETMASK = 0, 1, 2
 
 
 def rt_sigaction(task: Task, signo: int, new: int, old: int, size: int) -> int:

@@ -11,6 +11,7 @@ import struct
 
 from hartwood.errors import MemoryFault
 from hartwood.linux.calls import HOST
+from hartwood.mem import hostmem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ STOPPING = frozenset({19, 20, 21, 22})
 DUMPING = frozenset({3, 4, 5, 6, 7, 8, 11, 24, 25, 31})
 
 SIG_DFL, SIG_IGN = 0, 1
+SIG_BLOCK, SIG_UNBLOCK, SIG_SETMASK = 0, 1, 2
 SA_NOCLDSTOP, SA_NOCLDWAIT, SA_SIGINFO = 1, 2, 4
 SA_ONSTACK, SA_RESTART, SA_NODEFER, SA_RESETHAND = 0x08000000, 0x10000000, 0x40000000, 0x80000000
 SS_ONSTACK, SS_DISABLE, SS_AUTODISARM = 1, 2, 1 << 31
@@ -113,7 +115,7 @@ def set_mask(task: Task, mask: int) -> None:
 def mirror_mask(task: Task) -> None:
     """Give the host thread the task's mask."""
     at = task.place(0, host_mask(task.mask).to_bytes(8, "little"))
-    task.syscall(HOST["rt_sigprocmask"], 2, at, 0, 8)
+    hostmem.syscall(HOST["rt_sigprocmask"], SIG_SETMASK, at, 0, 8)
 
 
 def suspend_mask(task: Task, mask: int) -> int:
@@ -147,12 +149,15 @@ def collect(process: Process) -> None:
             task = _willing(process, signo)
             task.hart.request_stop()
         task.pending.append((signo, info))
+        if process.tasks.get(task.tid) is not task:
+            pass_on(task)  # it ended just now
 
 
 def pass_on(task: Task) -> None:
     """Give what an ended thread had taken and not delivered to another, as far as it was sent to
     the process and not to the thread."""
-    for signo, info in task.pending:
+    while task.pending:
+        signo, info = task.pending.pop(0)
         code = int.from_bytes(info[8:12], "little", signed=True)
         if task.process.tasks and code != SI_TKILL:
             other = _willing(task.process, signo)

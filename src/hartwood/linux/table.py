@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from hartwood.linux.process import Process
     from hartwood.linux.task import Task
+    from hartwood.mem.flat import FlatSpace
 
 #: Which module has the handlers of which calls; a handler is a function with the call's name.
 HANDLERS = {
@@ -45,6 +46,8 @@ HANDLERS = {
     ),
     "timers": "timer_create",
 }
+#: Modules whose calls look at the memory map and then change it: one thread at a time.
+SERIAL = frozenset({"memory", "ipc"})
 _MODULE_OF = {name: module for module, names in HANDLERS.items() for name in names.split()}
 
 #: Calls that a handled signal always ends with EINTR, SA_RESTART or not (signal(7)).
@@ -90,7 +93,10 @@ class Calls:
             call = self._absent(f"syscall_{number}", ())
         elif entry.name in _MODULE_OF:
             module = import_module(f"hartwood.linux.{_MODULE_OF[entry.name]}")
-            call = Call(entry.name, entry.kinds, getattr(module, entry.name))
+            function = getattr(module, entry.name)
+            if _MODULE_OF[entry.name] in SERIAL:
+                function = _one_at_a_time(function, self._process.space)
+            call = Call(entry.name, entry.kinds, function)
         elif entry.how == "=":
             call = Call(entry.name, entry.kinds, pass_through(entry, self._process))
         else:
@@ -110,6 +116,18 @@ class Calls:
             return -ENOSYS
 
         return Call(name, kinds, absent)
+
+
+def _one_at_a_time(
+    function: Callable[..., int | None], space: FlatSpace
+) -> Callable[..., int | None]:
+    lock = space.lock
+
+    def call(task: Task, *arguments: int) -> int | None:
+        with lock:
+            return function(task, *arguments)
+
+    return call
 
 
 def pass_through(entry: Row, process: Process) -> Callable[..., int | None]:

@@ -57,7 +57,8 @@ class Task:
         self.robust_list = 0
         self.scratch = hostmem.Buffer(SCRATCH)
 
-    # What handlers need.
+    # What handlers need. `syscall` is for the guest's calls only: it gives way to a pending signal,
+    # and then nothing has happened. Calls of our own go through `hostmem.syscall`.
     def host(self, va: int) -> int:
         """Host address for a guest pointer: 0 stays 0, a bad one becomes one that faults."""
         if 0 < va < LIMIT:

@@ -11,7 +11,7 @@ from hartwood.errors import MemoryFault
 from hartwood.linux import exec as execution
 from hartwood.linux.calls import HOST
 from hartwood.linux.task import MESSAGE, Ended, Task
-from hartwood.mem import descriptors
+from hartwood.mem import descriptors, hostmem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ def release(task: Task) -> None:
             _release_locks(task)
         if task.clear_tid and len(task.process.tasks) > 1:
             task.space.write_u32(task.clear_tid, 0)
-            task.syscall(HOST["futex"], task.host(task.clear_tid), FUTEX_WAKE, 1)
+            hostmem.syscall(HOST["futex"], task.host(task.clear_tid), FUTEX_WAKE, 1)
     except MemoryFault:  # the guest's own pointers; the kernel gives up silently too
         return
 
@@ -327,7 +327,7 @@ def _release_lock(task: Task, at: int) -> None:
     if word & FUTEX_TID_MASK == task.tid:
         task.space.write_u32(at, word & FUTEX_WAITERS | FUTEX_OWNER_DIED)
         # Wakes always: a waiter may have announced itself between the read and the write.
-        task.syscall(HOST["futex"], task.host(at), FUTEX_WAKE, 1)
+        hostmem.syscall(HOST["futex"], task.host(at), FUTEX_WAKE, 1)
 
 
 def futex(

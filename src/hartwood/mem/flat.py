@@ -6,6 +6,7 @@ host-executable), so that an access of translated code needs no check: the host'
 
 from __future__ import annotations
 
+from _thread import RLock, _local
 from errno import EFAULT, EINVAL, ENOMEM
 
 from hartwood.errors import MappingError, MemoryFault
@@ -15,6 +16,9 @@ from hartwood.mem.regions import EXEC, PAGE, READ, WRITE, Region, RegionMap
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import TypeVar
+
+    _Method = TypeVar("_Method", bound=Callable[..., object])
 
 #: Addresses below this belong to user space under Sv39 (RISC-V kernel, TASK_SIZE).
 LIMIT = 1 << 38
@@ -36,11 +40,32 @@ def host_protection(prot: int) -> int:
     return READ if prot & (READ | EXEC) else 0
 
 
+def _locked(method: _Method) -> _Method:
+    """Hold the space's lock for the length of a call."""
+
+    def call(self: FlatSpace, *arguments: object, **options: object) -> object:
+        with self.lock:
+            return method(self, *arguments, **options)
+
+    call.__doc__ = method.__doc__
+    return call  # type: ignore[return-value]
+
+
+class _ThreadCopier(_local):
+    """Copy buffers of a thread's own: Python may change threads between two of its lines."""
+
+    def __init__(self) -> None:
+        copier = hostmem.Copier()
+        self.read = copier.read
+        self.write = copier.write
+
+
 class FlatSpace:
     """A guest address space of 2**38 bytes inside one host reservation.
 
     Addresses and sizes are in bytes; mapping calls want them page-aligned. Every mapping call
-    raises `MappingError` with a Linux errno, every access `MemoryFault`.
+    raises `MappingError` with a Linux errno, every access `MemoryFault`. Calls that change the map
+    take `lock`; so must whoever wants two of them to be one.
     `commit_limit` bounds the private writable memory (bytes); beyond it mapping gives ENOMEM.
     """
 
@@ -55,7 +80,9 @@ class FlatSpace:
         self.protected_pages: set[int] = set()
         #: Called with (start, end) when executable memory was mapped, unmapped or re-protected.
         self.on_code_change: Callable[[int, int], None] | None = None
-        self._copier = hostmem.Copier()
+        self._copier = _ThreadCopier()
+        #: Held by whatever changes the map, by the engine while it looks at code, and by a fork.
+        self.lock = RLock()
 
     def _reserve(self) -> int:
         size = LIMIT + 2 * GUARD
@@ -70,6 +97,7 @@ class FlatSpace:
         self.regions.clear()
         hostmem.munmap(self.base - GUARD, LIMIT + 2 * GUARD)
 
+    @_locked
     def reset(self) -> None:
         """Unmap everything (execve): the space is as new."""
         hostmem.mmap(self.base, LIMIT, 0, _RESERVED | hostmem.MAP_FIXED)
@@ -78,6 +106,7 @@ class FlatSpace:
         self.code_changed(0, LIMIT)
 
     # Mapping.
+    @_locked
     def map(
         self,
         at: int,
@@ -114,19 +143,19 @@ class FlatSpace:
             self._mend(at, end)
             raise MappingError(error.errno, "mmap", at, size) from None
         self._forget_protection(at, end)
-        had_code = self.regions.carve(at, end)
-        self.regions.insert(region)
+        had_code = self.regions.put(region)
         if had_code or prot & EXEC:
             self.code_changed(at, end)
 
+    @_locked
     def adopt(self, at: int, size: int, prot: int, *, shared: bool, path: str) -> None:
         """Note a mapping that the host made inside the reservation by itself (shmat)."""
         self._forget_protection(at, at + size)
-        had_code = self.regions.carve(at, at + size)
-        self.regions.insert(Region(at, at + size, prot, shared=shared, path=path))
+        had_code = self.regions.put(Region(at, at + size, prot, shared=shared, path=path))
         if had_code or prot & EXEC:
             self.code_changed(at, at + size)
 
+    @_locked
     def unmap(self, at: int, size: int) -> None:
         """Unmap [at, at+size); unmapped parts of it do not matter."""
         size = self._checked(at, size, "munmap")
@@ -138,6 +167,7 @@ class FlatSpace:
         if self.regions.carve(at, end):
             self.code_changed(at, end)
 
+    @_locked
     def protect(self, at: int, size: int, prot: int) -> None:
         """Change the protection of [at, at+size); ENOMEM at the first unmapped page."""
         size = self._checked(at, size, "mprotect", allow_empty=True)
@@ -154,14 +184,14 @@ class FlatSpace:
             if part.prot != region.prot or self.protected_pages:
                 hostmem.mprotect(self.base + position, stop - position, host_protection(prot))
                 self._forget_protection(position, stop)
-                self.regions.carve(position, stop)
-                self.regions.insert(part)
+                self.regions.put(part)
                 if (part.prot | region.prot) & EXEC:
                     self.code_changed(position, stop)
             position = stop
         if position < end:
             raise MappingError(ENOMEM, "mprotect", at, size)
 
+    @_locked
     def remap(self, at: int, old: int, new: int, *, may_move: bool, target: int | None) -> int:
         """Resize or move a mapping as mremap(2) does; the new guest address.
 
@@ -223,9 +253,8 @@ class FlatSpace:
                     self.base + start, end - start, 0, _RESERVED | hostmem.MAP_FIXED_NOREPLACE
                 )
                 raise
-            self.regions.carve(region.start, start)
             tail.end = end
-        self.regions.insert(tail)
+        self.regions.put(tail)
         if region.prot & EXEC:
             self.code_changed(start, end)
 
@@ -244,8 +273,7 @@ class FlatSpace:
         had_code = self.regions.carve(source.start, source.end)
         moved = source.part(source.start, source.end)
         moved.start, moved.end = target, target + size
-        self.regions.carve(target, target + size)
-        self.regions.insert(moved)
+        self.regions.put(moved)
         if had_code:
             self.code_changed(source.start, source.end)
             self.code_changed(target, target + size)
@@ -260,6 +288,7 @@ class FlatSpace:
             self._copier.write(self.base + target + at, data)
         hostmem.mprotect(self.base + target, size, host_protection(source.prot))
 
+    @_locked
     def find_free(self, size: int, hint: int = 0) -> int:
         """Where a mapping of `size` bytes goes: at `hint` if free, else the highest gap.
 
@@ -303,6 +332,7 @@ class FlatSpace:
             self.on_code_change(start, end)
 
     # Pages that hold translated code.
+    @_locked
     def write_protect(self, va: int) -> None:
         """Make stores to the page of `va` fault on the host while the guest may still write it."""
         page = va & ~_PAGE_MASK
@@ -315,12 +345,13 @@ class FlatSpace:
         """Whether the page of `va` lost its host write permission to `write_protect`."""
         return va & ~_PAGE_MASK in self.protected_pages
 
+    @_locked
     def unprotect_code(self, start: int, end: int) -> bool:
         """Give write permission back in [start, end) and report the code changed; True if any."""
         if not self.protected_pages:
             return False
         first = start & ~_PAGE_MASK
-        pages = [page for page in self.protected_pages if first <= page < end]
+        pages = [page for page in tuple(self.protected_pages) if first <= page < end]
         for page in pages:
             hostmem.mprotect(self.base + page, PAGE, READ | WRITE)
             self.protected_pages.discard(page)
@@ -332,8 +363,9 @@ class FlatSpace:
         return self.unprotect_code(0, LIMIT)
 
     def _forget_protection(self, start: int, end: int) -> None:
-        if self.protected_pages:
-            self.protected_pages -= {p for p in self.protected_pages if start <= p < end}
+        for page in tuple(self.protected_pages):
+            if start <= page < end:
+                self.protected_pages.discard(page)
 
     # Access from Python.
     def read(self, va: int, size: int) -> bytes:

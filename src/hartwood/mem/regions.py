@@ -7,9 +7,12 @@ accounting of committed memory.
 from __future__ import annotations
 
 from bisect import bisect_right
+from operator import attrgetter
 
 PAGE = 4096
 READ, WRITE, EXEC = 1, 2, 4
+#: How often a look-up without the lock starts again when the map changed under it.
+_TRIES = 8
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,18 +104,25 @@ class Region:
         )
 
 
-class RegionMap:
-    """Regions sorted by address, never overlapping; `committed` is the sum of their commitments."""
+_start = attrgetter("start")
 
-    __slots__ = ("_regions", "_starts", "committed")
+
+class RegionMap:
+    """Regions sorted by address, never overlapping; `committed` is the sum of their commitments.
+
+    Every change is one assignment to a slice of the list, so that a thread that looks something up
+    without a lock sees the map before or after it and never in between. Changes themselves need
+    the space's lock.
+    """
+
+    __slots__ = ("_regions", "committed")
 
     def __init__(self) -> None:
         self._regions: list[Region] = []
-        self._starts: list[int] = []
         self.committed = 0
 
     def __iter__(self) -> Iterator[Region]:
-        return iter(self._regions)
+        return iter(self._regions.copy())
 
     def __len__(self) -> int:
         return len(self._regions)
@@ -120,37 +130,41 @@ class RegionMap:
     def clear(self) -> None:
         """Forget every region."""
         self._regions.clear()
-        self._starts.clear()
         self.committed = 0
 
     def at(self, va: int) -> Region | None:
         """The region that holds address `va`, if any."""
-        index = bisect_right(self._starts, va) - 1
-        if index >= 0:
-            region = self._regions[index]
-            if va < region.end:
+        regions = self._regions
+        for _ in range(_TRIES):
+            index = bisect_right(regions, va, key=_start) - 1
+            if index < 0:
+                return None
+            try:
+                region = regions[index]
+            except IndexError:  # the list became shorter since the search
+                continue
+            if region.start <= va < region.end:
                 return region
+            # The last word only if nothing moved meanwhile.
+            if bisect_right(regions, va, key=_start) - 1 == index:
+                return None
         return None
 
     def over(self, start: int, end: int) -> list[Region]:
         """The regions that have a page in [start, end), in order."""
-        index = bisect_right(self._starts, start) - 1
-        if index < 0 or self._regions[index].end <= start:
-            index += 1
-        found = []
         regions = self._regions
-        while index < len(regions) and regions[index].start < end:
-            found.append(regions[index])
-            index += 1
+        index = max(bisect_right(regions, start, key=_start) - 1, 0)
+        found = []
+        for region in regions[index:]:
+            if region.start >= end:
+                break
+            if region.end > start:
+                found.append(region)
         return found
 
     def is_free(self, start: int, end: int) -> bool:
         """Whether nothing is mapped in [start, end)."""
-        index = bisect_right(self._starts, start) - 1
-        regions = self._regions
-        if index >= 0 and regions[index].end > start:
-            return False
-        return index + 1 >= len(regions) or regions[index + 1].start >= end
+        return not self.over(start, end)
 
     def allows(self, start: int, end: int, access: int) -> bool:
         """Whether all of [start, end) is mapped with every bit of `access`."""
@@ -162,42 +176,58 @@ class RegionMap:
 
     def carve(self, start: int, end: int) -> bool:
         """Remove [start, end); True where any of it was executable."""
-        had_code = False
-        touched = self.over(start, end)
-        if not touched:
-            return False
-        first = bisect_right(self._starts, touched[0].start) - 1
-        rest: list[Region] = []
-        for region in touched:
-            had_code = had_code or bool(region.prot & EXEC)
-            self.committed -= region.committed
-            if region.start < start:
-                rest.append(region.part(region.start, start))
-            if region.end > end:
-                rest.append(region.part(end, region.end))
-        self.committed += sum(region.committed for region in rest)
-        self._regions[first : first + len(touched)] = rest
-        self._starts[first : first + len(touched)] = [region.start for region in rest]
-        return had_code
+        return self._replace(start, end, None)
 
-    def insert(self, region: Region) -> None:
-        """Add a region in a free place, merged with equal neighbours."""
-        index = bisect_right(self._starts, region.start)
-        regions, starts = self._regions, self._starts
-        self.committed += region.committed
-        if index < len(regions) and region.continues(regions[index]):
-            region.end = regions[index].end
-            del regions[index], starts[index]
-        if index and regions[index - 1].continues(region):
-            regions[index - 1].end = region.end
-            return
-        regions.insert(index, region)
-        starts.insert(index, region.start)
+    def put(self, region: Region) -> bool:
+        """Put a region in place of whatever is there, merged with equal neighbours.
+
+        True where any of what it replaced was executable.
+        """
+        return self._replace(region.start, region.end, region)
+
+    def _replace(self, start: int, end: int, region: Region | None) -> bool:
+        regions = self._regions
+        touched = self.over(start, end)
+        if touched:
+            first = bisect_right(regions, touched[0].start, key=_start) - 1
+        else:
+            first = bisect_right(regions, start, key=_start)
+        last = first + len(touched)
+        had_code = False
+        left: list[Region] = []
+        right: list[Region] = []
+        for old in touched:
+            had_code = had_code or bool(old.prot & EXEC)
+            self.committed -= old.committed
+            if old.start < start:
+                left.append(old.part(old.start, start))
+            if old.end > end:
+                right.append(old.part(end, old.end))
+        self.committed += sum(part.committed for part in (*left, *right))
+        if region is not None:
+            self.committed += region.committed
+            new = region.part(region.start, region.end)
+            if not left and first and regions[first - 1].end == start:
+                first -= 1
+                left.append(regions[first])
+            if not right and last < len(regions) and regions[last].start == end:
+                right.append(regions[last])
+                last += 1
+            if left and left[0].continues(new):
+                merged = left.pop()
+                new = merged.part(merged.start, merged.end)
+                new.end = end
+            if right and new.continues(right[0]):
+                new.end = right.pop().end
+            regions[first:last] = [*left, new, *right]
+        elif touched:
+            regions[first:last] = [*left, *right]
+        return had_code
 
     def highest_gap(self, size: int, bottom: int, top: int) -> int | None:
         """Start of the highest free run of `size` bytes that ends at or below `top`."""
         regions = self._regions
-        index = bisect_right(self._starts, top) - 1
+        index = bisect_right(regions, top, key=_start) - 1
         end = top
         while index >= 0:
             region = regions[index]
