@@ -148,9 +148,14 @@ class Engine:
         """Run until something concerns the rest of the machine; gives the reason (see `abi`)."""
         address = ctypes.addressof(state)
         state.budget = budget
+        go_on = self._run
         while True:
-            self._run(address)
+            go_on(address)
             reason: int = state.reason
+            stepped = go_on is self._step and reason == abi.SLICE
+            go_on = self._run
+            if stepped:
+                continue
             if reason == abi.FETCH:
                 if not self.activate(state.tval):
                     return reason
@@ -158,7 +163,10 @@ class Engine:
                 self._hot(state)
             elif reason == abi.BANK:
                 self._load_bank(state.tval)
-            elif reason != abi.FAULT or not self._stored_to_code(state):
+            elif reason == abi.FAULT and self._stored_to_code(state):
+                # The page may be the instruction's own, which running it would protect again.
+                go_on = self._step
+            else:
                 self._look_around(state, reason)
                 return reason
 

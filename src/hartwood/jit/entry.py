@@ -73,9 +73,9 @@ def _over() -> str:
     return _handler("over", text)
 
 
-def _read_word(text: Text, away: str) -> str:
-    """The instruction word at `%pc` as i32; branches to `away`, a block that finds the faulting
-    address in `%at`, where a fetch fails."""
+def _read_word(text: Text, away: str, checked: bool) -> str:
+    """The instruction word at `%pc` as i32; branches to `away` or, for the second half, `away2`
+    where a fetch fails. Without `checked` its pages need only be readable."""
     low = _fetch_half(text, "%pc", away)
     bits = text.value(f"and i32 {low}, 3")
     is_long = text.value(f"icmp eq i32 {bits}, 3")
@@ -84,10 +84,11 @@ def _read_word(text: Text, away: str) -> str:
     text.emit(f"br i1 {is_long}, label %{more}, label %{ready}")
     text.label(more)
     second = text.value("add i64 %pc, 2")
-    # The second half may be on a page that may be read but not executed: ask its shadow.
-    offset = text.value(f"shl i64 {second}, 3")
-    shadow = text.value(f"add i64 {offset}, {abi.SHADOW}")
-    load_pointer(text, shadow, away + "2")
+    if checked:
+        # It may be on a page that may be read but not executed: ask its shadow.
+        offset = text.value(f"shl i64 {second}, 3")
+        shadow = text.value(f"add i64 {offset}, {abi.SHADOW}")
+        load_pointer(text, shadow, away + "2")
     high = _fetch_half(text, second, away + "2")
     high = text.value(f"shl i32 {high}, 16")
     whole = text.value(f"or i32 {high}, {low}")
@@ -115,10 +116,10 @@ def _fetch_exits(text: Text) -> None:
     _emit(text, leave(text, abi.FETCH, "0", second, "%pc", "%budget"))
 
 
-def _decode_to(text: Text, record: str) -> str:
+def _decode_to(text: Text, record: str, *, checked: bool = True) -> str:
     """Decode the instruction at `%pc` into `record`; gives the handler. Its bank may be missing:
     then leave. Handler 0 of the table is the one for illegal instructions."""
-    word = _read_word(text, "away")
+    word = _read_word(text, "away", checked)
     number = text.value(f"call i32 @decode_word(i32 {word}, ptr {record})")
     table = text.value(f"inttoptr i64 {_state_load(text, 'handlers')} to ptr")
     index = text.value(f"zext i32 {number} to i64")
@@ -144,15 +145,17 @@ def _decode() -> str:
     return _handler("decode", text)
 
 
-def _once(name: str, after: str) -> str:
+def _once(name: str, after: str, *, checked: bool) -> str:
     """Run the instruction at `%pc` from a record of its own, then the handler `after`: for an
-    instruction whose record points to translated code, or a single step."""
+    instruction whose record points to translated code, or a single step. `checked` asks whether
+    its pages may be executed; a step is of an instruction that was fetched already."""
     text = Text()
-    # Control may have come straight from a region, to a page that may only be read.
-    offset = text.value("shl i64 %pc, 3")
-    load_pointer(text, text.value(f"add i64 {offset}, {abi.SHADOW}"), "away")
+    if checked:
+        # Control may have come straight from a region, to a page that may only be read.
+        offset = text.value("shl i64 %pc, 3")
+        load_pointer(text, text.value(f"add i64 {offset}, {abi.SHADOW}"), "away")
     rec = text.value(f"getelementptr i8, ptr %s, i64 {_STEP_RECORD}")
-    handler = _decode_to(text, rec)
+    handler = _decode_to(text, rec, checked=checked)
     for skip in (abi.RECORD, 2 * abi.RECORD):
         where = text.value(f"getelementptr i8, ptr {rec}, i64 {skip}")
         text.emit(f"store ptr @{after}, ptr {where}")
@@ -257,8 +260,8 @@ def entry_text() -> list[str]:
     return [
         _simple("stepped", abi.SLICE),
         _decode(),
-        _once("once", "resync"),
-        _once("once_only", "stepped"),
+        _once("once", "resync", checked=True),
+        _once("once_only", "stepped", checked=False),
         _resync(),
         _enter_region(),
         _no_region(),
