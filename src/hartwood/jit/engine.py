@@ -77,7 +77,7 @@ class Engine:
             base + entries["decode"], base + entries["no_region"], base + entries["enter_region"]
         )
         self.translations = Translations(
-            space, self.arena, self.shadow, self.store, self.client, self.activate
+            space, self.arena, self.shadow, self.store, self.client, self.activate, self.is_alone
         )
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
         self._run: Callable[[int], None] = prototype(base + entries["run"])
@@ -138,6 +138,10 @@ class Engine:
         with self.lock:
             self.threads += 1
 
+    def is_alone(self) -> bool:
+        """Whether no thread but the caller can be inside generated code."""
+        return self.threads <= 1
+
     def leave_thread(self) -> None:
         """The calling thread runs no guest code any more."""
         self.signals.unregister_thread()
@@ -191,7 +195,7 @@ class Engine:
                 self._translate(self.translations.sample, state.pc)
             if self.translations.busy:
                 self._translate(self.translations.pump)
-            if self.translations.full and self.threads == 1:
+            if self.translations.full and self.is_alone():
                 # Nobody is inside generated code: a guest that keeps making code starts over.
                 self.translations.reset()
                 self.arena.reset()
@@ -229,7 +233,7 @@ class Engine:
                 self.shadow.forget(page)
             else:
                 self.translations.forget(page)
-                self.shadow.activate(page, key, alone=self.threads <= 1)
+                self.shadow.activate(page, key, alone=self.is_alone())
             if self.mode != "interp":
                 self.translations.recall(page, key)
         return True
@@ -237,12 +241,23 @@ class Engine:
     def code_changed(self, start: int, end: int) -> None:
         """Discard everything made from guest code in [start, end)."""
         with self.lock:
-            if start == 0 and end >= abi.LIMIT and self.threads <= 1:
+            if start == 0 and end >= abi.LIMIT and self.is_alone():
                 self.shadow.suspend()  # most likely the next program has much the same code
                 return
             for page in self.shadow.pages(start, end):
                 self.shadow.deactivate(page)
                 self.translations.forget(page)
+
+    def fence_code(self) -> None:
+        """Look for code that was written through another mapping of the same memory: `fence.i`.
+        Every other change of code is known when it happens."""
+        with self.lock:
+            for region in list(self.space.regions):
+                if region.shared and region.prot & EXEC:
+                    for page in self.shadow.pages(region.start, region.end):
+                        key = page_key(page, self.space.read_some(page, PAGE))
+                        if key != self.shadow.active[page]:
+                            self.code_changed(page, page + PAGE)
 
     # Life.
     def before_fork(self) -> None:

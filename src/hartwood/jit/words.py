@@ -95,8 +95,9 @@ class NativeHart(SsaHart):
         self.text.emit("fence seq_cst")
 
     def fence_i(self) -> None:
-        """Nothing to do: pages that hold decoded code are write-protected, so a store there has
-        already discarded what was made from them."""
+        """A store to a page that holds decoded code is seen at once, as the page is protected; but
+        the page's memory may have been written through another mapping: Python looks."""
+        self.only_reference()
 
     def only_reference(self) -> None:
         """This instruction needs the reference meaning; what follows is not reached."""

@@ -95,7 +95,8 @@ class Hart:
         if self._reference is None:
             from hartwood.machine.reference import Reference
 
-            self._reference = Reference(self.machine.space, self.state)
+            fence = self.machine.engine.fence_code
+            self._reference = Reference(self.machine.space, self.state, fence)
         return self._reference
 
     def run(self, budget: int = SLICE) -> Stop:

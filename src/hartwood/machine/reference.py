@@ -16,6 +16,10 @@ from hartwood.machine.floating import flags_of, mxcsr_of
 from hartwood.mem.flat import FlatSpace
 from hartwood.mem.regions import EXEC, PAGE, READ, WRITE
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 #: Exception codes (Priv. table 3.7).
 FETCH_FAULT, LOAD_FAULT, STORE_FAULT = 12, 13, 15
 
@@ -118,14 +122,29 @@ class _Registers:
             state.reserved_address, state.reserved_value = value[0] | tag, value[2]
 
 
+class _Hart(IntHart):
+    """The reference meaning beside native engines, which remember code."""
+
+    fence_code: Callable[[], None]
+
+    def fence_i(self) -> None:
+        """What was decoded or translated from code that is different now has to go."""
+        self.fence_code()
+
+
 class Reference:
     """Executes instructions of one hart by their definitions."""
 
-    def __init__(self, space: FlatSpace, state: abi.State) -> None:
+    def __init__(
+        self, space: FlatSpace, state: abi.State, fence_code: Callable[[], None]
+    ) -> None:
+        """`fence_code` is called for every fence.i."""
         self._space = space
         self._state = state
         self._registers = _Registers(state)
-        self._hart = IntHart(self._registers, SpaceMemory(space), RISCV.csrs, self._counter)
+        memory = SpaceMemory(space)
+        self._hart = _Hart(self._registers, memory, RISCV.csrs, self._counter)
+        self._hart.fence_code = fence_code
 
     def _counter(self, name: str) -> int:
         if name == "time":
