@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from hartwood.guests import GuestError, fetch
+
+# A shell that starts us in the background leaves SIGINT and SIGQUIT ignored, and what is ignored is
+# inherited: guests would rightly not hear what tests send them.
+for _signo in (signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(_signo) is signal.SIG_IGN:
+        _default = signal.default_int_handler if _signo == signal.SIGINT else signal.SIG_DFL
+        signal.signal(_signo, _default)
 
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.register_profile(
