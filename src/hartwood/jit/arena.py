@@ -28,6 +28,9 @@ ENTRIES_AT = 64
 ENTRY = 32
 ENTRY_START, ENTRY_END, ENTRY_FAULTS, ENTRY_FAULT_COUNT = 0, 8, 16, 24
 
+#: Images begin on lines of the host's caches.
+_LINE = 64
+
 _FLAGS = hostmem.MAP_PRIVATE | hostmem.MAP_ANONYMOUS | hostmem.MAP_NORESERVE
 _DONTNEED = 4
 
@@ -58,12 +61,14 @@ class CodeArena:
         self.size = size
         self.lock = allocate_lock()
         self.base = reserve(size, PROT_NONE)
-        # An image takes at least one page, so this many entries can never run out.
-        self._table_size = ENTRIES_AT + ENTRY * (size // PAGE)
+        # Images are half a page and more on average; the table is as long as that allows.
+        self._most = 2 * size // PAGE
+        self._table_size = ENTRIES_AT + ENTRY * self._most
         self.table = reserve(self._table_size)
         self._words = hostmem.view(self.table, self._table_size).cast("Q")
         self._count = 0
-        self._top = self.base
+        #: Where the last image ended, and the page after it.
+        self._next = self._top = self.base
         self._kept = (0, self.base)
 
     @property
@@ -71,8 +76,13 @@ class CodeArena:
         """Bytes of the range that hold images."""
         return self._top - self.base
 
-    def install(self, image: Image, slots: Mapping[str, int] | None = None) -> int:
-        """Copy an image in, fill its slots, make it executable; gives its address.
+    def install(
+        self, image: Image, slots: Mapping[str, int] | None = None, *, alone: bool = False
+    ) -> int:
+        """Copy an image in, fill its slots, make it executable; gives its address, a multiple of
+        64. With `alone` no other thread may be inside generated code: then the image may begin on
+        the page where the last one ended. Small images that each begin a page of their own would
+        compete for the same few sets of the host's instruction cache.
 
         Raises `ArenaFull` when it does not fit any more and `ArenaError` when `slots` does not
         name exactly the image's slots, or the host refuses memory.
@@ -83,26 +93,28 @@ class CodeArena:
             raise ArenaError(f"slots of the image and their values differ: {names}")
         code, faults = image.code, image.faults
         faults_at = (len(code) + 7) & -8
-        total = (faults_at + len(faults) + PAGE - 1) & -PAGE or PAGE
+        size = (faults_at + len(faults) + _LINE - 1) & -_LINE or _LINE
         with self.lock:
-            at = self._top
-            if total > self.base + self.size - at:
-                raise ArenaFull(f"no room for {total >> 10} KiB of code in {self.size >> 20} MiB")
+            at = self._next if alone else self._top
+            end = (at + size + PAGE - 1) & -PAGE
+            if end > self.base + self.size or self._count == self._most:
+                raise ArenaFull(f"no room for {size >> 10} KiB of code in {self.size >> 20} MiB")
+            first = at & -PAGE
             try:
-                # Fresh pages: no other thread can be running here, so writing is safe; and
-                # they become executable only when they are complete.
-                hostmem.mprotect(at, total, PROT_READ | PROT_WRITE)
-                page = hostmem.view(at, total)
-                page[: len(code)] = code
-                page[faults_at : faults_at + len(faults)] = faults
+                # Nobody is running on these pages, so writing is safe; and they become
+                # executable only when they are complete.
+                hostmem.mprotect(first, end - first, PROT_READ | PROT_WRITE)
+                room = hostmem.view(at, size)
+                room[: len(code)] = code
+                room[faults_at : faults_at + len(faults)] = faults
                 for name, value in values.items():
                     start = image.slots[name]
-                    page[start : start + 8] = value.to_bytes(8, "little")
-                hostmem.mprotect(at, total, PROT_READ | PROT_EXEC)
+                    room[start : start + 8] = value.to_bytes(8, "little")
+                hostmem.mprotect(first, end - first, PROT_READ | PROT_EXEC)
             except MappingError as reason:
-                raise ArenaError(f"no memory for {total >> 10} KiB of code: {reason}") from None
-            self._publish(at, at + total, at + faults_at, len(faults) // 8)
-            self._top = at + total
+                raise ArenaError(f"no memory for {size >> 10} KiB of code: {reason}") from None
+            self._publish(at, at + size, at + faults_at, len(faults) // 8)
+            self._next, self._top = at + size, end
         return at
 
     def _publish(self, start: int, end: int, faults: int, count: int) -> None:
@@ -135,7 +147,7 @@ class CodeArena:
                 hostmem.madvise(top, self._top - top, _DONTNEED)
             except MappingError as reason:
                 raise ArenaError(f"the host does not take code back: {reason}") from None
-            self._top = top
+            self._next = self._top = top
 
     def find(self, address: int) -> tuple[int, int] | None:
         """Start and end of the image that holds a host address, or None."""

@@ -57,7 +57,7 @@ class Translations:
     """The regions of one address space.
 
     `activate(page)` makes a page's shadows available where the guest may execute it, and says
-    whether it may.
+    whether it may; `is_alone()` tells whether no other thread can be in generated code.
     """
 
     def __init__(
@@ -68,9 +68,11 @@ class Translations:
         store: Store,
         client: Client,
         activate: Callable[[int], bool],
+        is_alone: Callable[[], bool],
     ) -> None:
         self._space, self._arena, self._shadow = space, arena, shadow
-        self._store, self._client, self._activate = store, client, activate
+        self._store, self._client = store, client
+        self._activate, self._is_alone = activate, is_alone
         #: What is linked at each entry, and what depends on each page.
         self.at: dict[int, Translation] = {}
         self._on: dict[int, list[Translation]] = {}
@@ -220,7 +222,7 @@ class Translations:
                 continue
             if not base:
                 try:
-                    base = self._arena.install(image)
+                    base = self._arena.install(image, alone=self._is_alone())
                 except ArenaFull:
                     self.full = True
                     return
