@@ -112,7 +112,8 @@ def test_the_native_table_has_every_fault_table(arena: CodeArena) -> None:
     at = arena.install(faulty)
     rows = native_table(arena)
     assert [row[0] for row in rows] == [plain, at]
-    assert plain < rows[0][1] <= at and rows[0][3] == 0
+    assert plain < rows[0][1] <= at
+    assert rows[0][3] == 0
     start, end, where, count = rows[1]
     assert (end - start, count) == (64, 2)
     assert ctypes.string_at(where, 16) == faults
@@ -120,10 +121,11 @@ def test_the_native_table_has_every_fault_table(arena: CodeArena) -> None:
 
 
 def test_alone_small_images_share_a_page_and_keep_running(arena: CodeArena) -> None:
-    starts = [arena.install(returning(n), alone=True) for n in range(70)]
+    small = [Image(returning(n).code[:6], {}) for n in range(70)]
+    starts = [arena.install(image, alone=True) for image in small]
     assert all(start % 64 == 0 for start in starts)
-    assert starts[1] - starts[0] < PAGE
-    assert len({start % PAGE for start in starts[:32]}) > 8  # not all in the same cache sets
+    # Not all of them in the same sets of the host's instruction cache.
+    assert len({start % PAGE for start in starts}) > 8
     assert [call(start, 0) for start in starts] == list(range(70))
     assert [arena.find(start)[0] for start in starts] == starts
     # Another thread may be running now: the next image keeps off the page of the last one.
