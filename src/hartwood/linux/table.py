@@ -136,7 +136,7 @@ def pass_through(entry: Row, process: Process) -> Callable[..., int | None]:
     assert host is not None, entry.name
     base = process.space.base
     bad = base + LIMIT  # inside the guard: the kernel answers EFAULT in its own order of checks
-    plain = [index for index, kind in enumerate(kinds) if kind in ("fd", "path", "link")]
+    plain = [index for index, kind in enumerate(kinds) if kind in ("fd", "at", "path", "link")]
     if not kinds:
         return lambda task: task.syscall(host)
     if not plain and not any(kind.endswith("*") for kind in kinds):
@@ -145,7 +145,7 @@ def pass_through(entry: Row, process: Process) -> Callable[..., int | None]:
         return _transfer(host, process)
     pointers = [index for index, kind in enumerate(kinds) if kind.endswith("*")]
     sized = [index for index in pointers if kinds[index + 1 : index + 2] == ("size",)]
-    fds = [index for index, kind in enumerate(kinds) if kind == "fd"]
+    fds = [index for index, kind in enumerate(kinds) if kind in ("fd", "at")]
     paths = [(index, kind) for index, kind in enumerate(kinds) if kind in ("path", "link")]
     flags = kinds.index("atflags") if "atflags" in kinds else None
     space = process.space
@@ -179,7 +179,7 @@ def _transfer(host: int, process: Process) -> Callable[..., int | None]:
     space = process.space
 
     def call(task: Task, fd: int, buf: int, size: int, *offset: int) -> int:
-        if fd in private:
+        if fd & 0xFFFFFFFF in private:
             return -EBADF
         if space.protected_pages:
             space.unprotect_code(buf, buf + size)
