@@ -19,6 +19,8 @@ MAPERR, ACCERR = 1, 2  # si_code of SIGSEGV
 ADRALN, ADRERR = 1, 2  # si_code of SIGBUS
 
 _ADDRESS = (1 << 64) - 1
+#: Instructions that the reference may take over in a slice: they are slow, and signals wait.
+_HANDED_OVER = 200
 
 
 class Stop:
@@ -111,14 +113,20 @@ class Hart:
             reason = self._run_reference(budget)
         else:
             reason = engine.run(state, budget)
-            if reason == abi.REFERENCE:
+            for _ in range(_HANDED_OVER):
+                if reason != abi.REFERENCE:
+                    break
                 reason = self.reference().step()
                 if reason == abi.NONE:
-                    reason = abi.SLICE
-        left: int = state.budget
-        left -= (left >> 63) << 64
-        self.instructions += budget - left
+                    left = self._left()
+                    reason = engine.run(state, left) if left > 0 else abi.SLICE
+        self.instructions += budget - self._left()
         return self._stop(reason)
+
+    def _left(self) -> int:
+        """Instructions left of the budget; below zero where a slice ended late."""
+        left: int = self.state.budget
+        return left - (left >> 63 << 64)
 
     def _run_reference(self, budget: int) -> int:
         reference, state = self.reference(), self.state
@@ -131,7 +139,7 @@ class Hart:
 
     def _stop(self, reason: int) -> Stop:
         state = self.state
-        if reason == abi.SLICE:
+        if reason in (abi.SLICE, abi.REFERENCE):
             return _SLICE
         if reason == abi.TRAP:
             cause: int = state.cause

@@ -135,9 +135,7 @@ class _Hart(IntHart):
 class Reference:
     """Executes instructions of one hart by their definitions."""
 
-    def __init__(
-        self, space: FlatSpace, state: abi.State, fence_code: Callable[[], None]
-    ) -> None:
+    def __init__(self, space: FlatSpace, state: abi.State, fence_code: Callable[[], None]) -> None:
         """`fence_code` is called for every fence.i."""
         self._space = space
         self._state = state
