@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from errno import ENAMETOOLONG
 
+from hartwood.linux import procfs
 from hartwood.mem import descriptors, hostmem
 
 TYPE_CHECKING = False
@@ -50,8 +51,8 @@ class Paths:
             return path
         if path[:6] == b"/proc/":
             process = self._process
-            if process.exe and path in (b"/proc/self/exe", b"/proc/%d/exe" % process.pid):
-                return process.exe if follow else path
+            if follow and process.exe and procfs.entry(process, path) == b"exe":
+                return process.exe
             return path
         if self.root is None:
             return path

@@ -22,12 +22,12 @@ _PATH_COLUMN = 72
 
 def entry(process: Process, path: bytes) -> bytes | None:
     """The part of a /proc path below the own process's folder, or None for any other path."""
-    parts = path.split(b"/")
-    if len(parts) < 4 or parts[0] or parts[1] != b"proc":
+    parts = [part for part in path.split(b"/") if part not in (b"", b".")]
+    if path[:1] != b"/" or len(parts) < 3 or parts[0] != b"proc":
         return None
     own = b"%d" % process.pid
-    if parts[2] in (b"self", b"thread-self", own):
-        rest = [part for part in parts[3:] if part not in (b"", b".")]
+    if parts[1] in (b"self", b"thread-self", own):
+        rest = parts[2:]
         if rest[:1] == [b"task"] and len(rest) > 2:
             rest = rest[2:]
         return b"/".join(rest)
