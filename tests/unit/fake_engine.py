@@ -150,3 +150,38 @@ def call(task, number, *arguments):
         task.x[10 + index] = value & WORD
     entry = task.process.calls.known.get(number) or task.process.calls.resolve(number)
     return task.make(entry)
+
+
+def in_child(test):
+    """Run a test function in a forked child, for what changes the whole process; its failure is
+    the caller's."""
+    import functools
+    import sys
+    import traceback
+
+    @functools.wraps(test)
+    def run(*arguments, **fixtures):
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.close(reading)
+                os.set_inheritable(writing, True)  # the test may be of execve
+                test(*arguments, **fixtures)
+                text = "ok"
+            except BaseException:
+                text = traceback.format_exc()
+            try:
+                os.write(writing, text.encode()[-60000:])
+            finally:
+                sys.stdout.flush()
+                os._exit(0)
+        os.close(writing)
+        text = b""
+        while part := os.read(reading, 65536):
+            text += part
+        os.close(reading)
+        os.waitpid(child, 0)
+        assert text == b"ok", text.decode()
+
+    return run
