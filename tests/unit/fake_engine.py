@@ -68,6 +68,9 @@ class FakeMachine:
     def flush_code(self):
         self.flushed += 1
 
+    def close(self):
+        self.flushed = -1
+
 
 class FakeDispositions(Dispositions):
     """Reads the host's dispositions and changes none."""
