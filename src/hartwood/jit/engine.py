@@ -35,7 +35,7 @@ BANKS = ("base", "float", "rounded", "extra")
 SLICE = 4_000_000
 #: Transfers to an address that make it hot. A region costs some milliseconds to translate, which
 #: is as long as interpreting it this often takes.
-HOT = 16_000
+HOT = 60_000
 #: Host stack that guest calls may take five eighths of, where there is no limit.
 _LARGE = 8 << 20
 _TABLE_SIZE = 1 << 16

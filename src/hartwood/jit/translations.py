@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 
 #: Times an address inside a known region has to be hot before it gets a region of its own.
 PATIENCE = 3
-#: Slices that ended in a region, after which it is translated again with everything LLVM has.
-SAMPLES = 40
+#: Slices that ended in a region of each level, some milliseconds each, after which it is
+#: translated again at the next: as much time as that takes. There is nothing beyond the last.
+SAMPLES = {0: 5, 1: 40}
 #: Guest code that a request carries: pages before and after the entry's.
 _BEFORE, _AFTER = 2, 6
 #: Entries that one request may carry, and requests that the worker may have before it.
-_BATCH, _DEPTH = 6, 2
-#: How a region is compiled at first, and when it has proved hot (see `worker.region_image`).
+_BATCH, _DEPTH = 10, 2
+#: How a region is compiled at first, and at best (see `worker.region_image`).
 FIRST, BEST = 1, 2
 
 
@@ -83,9 +84,9 @@ class Translations:
         self._queue: list[int] = []
         self._asked: dict[int, tuple[int, list[int]]] = {}
         self._number = 0
-        #: Entries that could not be translated; entries that will not get better.
+        #: Entries that could not be translated; (entry, level) that was asked to be better.
         self._refused: set[int] = set()
-        self._improved: set[int] = set()
+        self._improved: set[tuple[int, int]] = set()
         self.installed = 0
         #: The arena had no room: nothing more is installed until `reset`.
         self.full = False
@@ -108,12 +109,12 @@ class Translations:
     def sample(self, pc: int) -> None:
         """A slice ended at `pc`: where that is often so, most time is spent."""
         known = self.at.get(pc)
-        if known is None or known.level == BEST or pc in self._improved:
+        if known is None or known.level == BEST or (pc, known.level) in self._improved:
             return
         count = self._samples[pc] = self._samples.get(pc, 0) + 1
-        if count >= SAMPLES:
-            self._improved.add(pc)
-            self._ask([pc], BEST)
+        if count >= SAMPLES[known.level]:
+            self._improved.add((pc, known.level))
+            self._ask([pc], known.level + 1)
 
     def _is_wanted(self, pc: int) -> bool:
         if pc in self.at or pc in self._refused or pc in self._queue:
@@ -264,8 +265,8 @@ class Translations:
             for other in known.pages:
                 if other != page and other in self._on:
                     self._on[other] = [t for t in self._on[other] if t is not known]
-        for facts in (self._refused, self._improved):
-            facts -= {pc for pc in facts if pc & -PAGE == page}
+        self._refused -= {pc for pc in self._refused if pc & -PAGE == page}
+        self._improved -= {fact for fact in self._improved if fact[0] & -PAGE == page}
 
     def is_intact(self, page: int) -> bool:
         """Whether every region that depends on a page still matches guest memory."""

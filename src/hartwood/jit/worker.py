@@ -58,7 +58,13 @@ class Window:
     byte for each halfword, 1 where an instruction that ran begins."""
 
     def __init__(self, parts: list[Part]) -> None:
-        self._parts = parts
+        self._parts: list[Part] = []
+        for start, data, executed in sorted(parts):
+            # Instructions and regions straddle pages.
+            if self._parts and start == self._parts[-1][0] + len(self._parts[-1][1]):
+                before, code, ran = self._parts.pop()
+                start, data, executed = before, code + data, ran + executed
+            self._parts.append((start, data, executed))
 
     def executed(self, pc: int) -> bool:
         """Whether the instruction at `pc` has run."""
@@ -95,7 +101,13 @@ def region_image(insns: InsnSet, entries: list[int], parts: list[Part], level: i
     def target(decoded: Decoded, pc: int) -> int | None:
         return transfer_target(insns, decoded, pc)
 
-    explorer = Explorer(insns, window.fetch, target, REGION_LIMIT, window.executed)
+    explorer = Explorer(
+        insns,
+        window.fetch,
+        target,
+        REGION_LIMIT,
+        lambda pc: pc in entries or window.executed(pc),
+    )
     texts, made = [], []
     seen: set[int] = set()
     for entry in entries:
