@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -150,3 +151,35 @@ def test_environment_of_the_machine(hartwood_command: list[str]) -> None:
         b"secure 0",
         b"sysinfo 0",
     ]
+
+
+@pytest.mark.parametrize("engine", ["auto", "interp"])
+def test_threads_signals_and_forks_at_once(engine: str, hartwood_command: list[str]) -> None:
+    milliseconds = 20_000 if os.environ.get("HARTWOOD_SOAK") else 700
+    ours = run([*hartwood_command, "run", "--engine", engine, guest("stress"), str(milliseconds)])
+    assert ours.seen == (0, b"lost 0 bad 0 ticked 1 locked 1\n"), ours
+
+
+def test_a_process_in_a_python_of_ours_leaves_it_as_it_was() -> None:
+    """Through the library: several runs, dispositions and mask put back, an error is an error."""
+    code = f"""
+import signal, hartwood
+for _ in range(2):
+    status = hartwood.Process({str(guest("ends"))!r}, ["ends", "machine"]).run()
+    print(status, signal.pthread_sigmask(signal.SIG_BLOCK, []), flush=True)
+print(hartwood.Process({str(guest("ends"))!r}, ["ends", "SIGSEGV"]).run(), flush=True)
+try:
+    hartwood.Process("/nonexistent/program").run()
+except hartwood.Error as error:
+    print(error, flush=True)
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+    done = run([sys.executable, "-c", code])
+    lines = done.out.decode().splitlines()
+    assert lines.count("0 set()") == 2, done
+    assert "-11" in lines
+    assert lines[-2] == "/nonexistent/program: No such file or directory"
+    assert lines[-1] == "interrupted"

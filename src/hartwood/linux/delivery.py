@@ -102,8 +102,8 @@ class Dispositions:
 class _Base:
     """What both ways share: dispositions that need no handler, and the kick."""
 
-    def __init__(self) -> None:
-        self.dispositions = Dispositions()
+    def __init__(self, before: Dispositions | None = None) -> None:
+        self.dispositions = before or Dispositions()
 
     def default(self, signo: int, flags: int) -> None:
         """Give a host signal its default action; the engine's own stay caught."""
@@ -133,8 +133,8 @@ class NativeDelivery(_Base):
 
     exact = True
 
-    def __init__(self, host_signals: HostSignals) -> None:
-        super().__init__()
+    def __init__(self, host_signals: HostSignals, before: Dispositions | None = None) -> None:
+        super().__init__(before)
         self._signals = host_signals
         self.word = hostmem.view(host_signals.pending_at, 4)
         self.catch(SIGKICK, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hartwood.linux.delivery import NativeDelivery
+from hartwood.linux.delivery import Dispositions, NativeDelivery
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ def make_machine(engine: str, *, trace: bool) -> Callable[[FlatSpace], tuple[Mac
     def make(space: FlatSpace) -> tuple[Machine, Delivery]:
         from hartwood.machine.hart import Machine as Engine
 
-        machine = Engine(space, engine)
-        return machine, NativeDelivery(machine.engine.signals)
+        before = Dispositions()  # ere the engine takes the signals it needs
+        machine = Engine(space, engine, trace=trace)
+        return machine, NativeDelivery(machine.engine.signals, before)
 
     return make

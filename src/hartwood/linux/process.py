@@ -37,7 +37,8 @@ class Process:
     "interp", "jit" or "reference"; `strace` prints each system call to standard error; `stats` is
     a file for counters. `memory_limit` bounds the memory it may commit, in bytes; by default three
     quarters of what the host has available. `make_machine` makes the engine, given the space.
-    Raises `LoadError` from `run` where the program cannot be run.
+    Raises `LoadError` from `run` where the program cannot be run. The guest's process is the host
+    process around it: a signal that kills the one by the kernel's default action kills both.
     """
 
     def __init__(
@@ -104,16 +105,19 @@ class Process:
 
         Raises `LoadError` where it cannot be started.
         """
-        request = execution.prepare(self, self.path, self.argv, self.env)
-        task = self._first_task()
-        self._inherit_dispositions()
+        mask = hostmem.Buffer(8)
+        hostmem.syscall(HOST["rt_sigprocmask"], 0, 0, mask.address, 8)
         try:
+            request = execution.prepare(self, self.path, self.argv, self.env)
+            task = self._first_task()
+            self._inherit_dispositions()
             execution.start(task, request)
             self.serve(task)
         finally:
             self.delivery.close()
             self.machine.close()
-        self.space.close()
+            hostmem.syscall(HOST["rt_sigprocmask"], signals.SIG_SETMASK, mask.address, 0, 8)
+            self.space.close()
         return self.exit_status
 
     def _first_task(self) -> Task:
