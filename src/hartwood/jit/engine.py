@@ -174,6 +174,21 @@ class Engine:
                 self._look_around(state, reason)
                 return reason
 
+    def step(self, state: abi.State) -> int:
+        """Execute one instruction, interpreted; gives `abi.SLICE` where nothing else happened."""
+        address = ctypes.addressof(state)
+        while True:
+            self._step(address)
+            reason: int = state.reason
+            if reason == abi.BANK:
+                self._load_bank(state.tval)
+                continue
+            again = (reason == abi.FETCH and self.activate(state.tval)) or (
+                reason == abi.FAULT and self._stored_to_code(state)
+            )
+            if not again:
+                return reason
+
     def _stored_to_code(self, state: abi.State) -> bool:
         """Whether a fault was a store to a page that we protect; then it may go ahead now."""
         if state.tval >= abi.LIMIT:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hartwood.machine.reference import Reference
+    from hartwood.machine.trace import Tracer
     from hartwood.mem.flat import FlatSpace
 
 SIGBUS, SIGSEGV = 7, 11
@@ -62,6 +63,7 @@ class Hart:
         self.x = words[abi.offset("x") // 8 : abi.offset("x") // 8 + 32]
         self.f = words[abi.offset("f") // 8 : abi.offset("f") // 8 + 32]
         self._reference: Reference | None = None
+        self._tracer: Tracer | None = None
         self.instructions = 0
         self._entered = False
         machine.harts.append(self)
@@ -109,8 +111,10 @@ class Hart:
             self._entered = True
         state.instret = self.instructions
         state.slice_budget = budget
-        if self.machine.mode == "reference":
+        if self.machine.mode == "reference" and not self.machine.trace:
             reason = self._run_reference(budget)
+        elif self.machine.trace:
+            reason = self._run_traced(budget)
         else:
             reason = engine.run(state, budget)
             for _ in range(_HANDED_OVER):
@@ -127,6 +131,13 @@ class Hart:
         """Instructions left of the budget; below zero where a slice ended late."""
         left: int = self.state.budget
         return left - (left >> 63 << 64)
+
+    def _run_traced(self, budget: int) -> int:
+        if self._tracer is None:
+            from hartwood.machine.trace import Tracer
+
+            self._tracer = Tracer(self)
+        return self._tracer.run(budget)
 
     def _run_reference(self, budget: int) -> int:
         reference, state = self.reference(), self.state
@@ -199,12 +210,14 @@ class Hart:
 class Machine:
     """The harts of one process and what they share. There is one in a host process.
 
-    `mode` is "auto", "jit", "interp" or "reference".
+    `mode` is "auto", "jit", "interp" or "reference"; with `trace` every instruction is printed to
+    standard error, which takes the interpreter one step at a time.
     """
 
-    def __init__(self, space: FlatSpace, mode: str = "auto") -> None:
+    def __init__(self, space: FlatSpace, mode: str = "auto", *, trace: bool = False) -> None:
         self.space = space
         self.mode = mode
+        self.trace = trace
         self.engine = Engine(space, "interp" if mode == "reference" else mode)
         self.harts: list[Hart] = []
         #: Instructions of harts that are gone, and how many of those ran translated.
