@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from typing import Any
 
 from hartwood.linux.delivery import Dispositions
 from hartwood.linux.process import Process
@@ -124,16 +125,13 @@ class FakeDelivery:
         self.set["closed"] = True
 
 
-def make_process(path="/bin/guest", argv=None, env=None, root=None, **options):
+def make_process(path="/bin/guest", argv=None, env=None, root=None, **options) -> Any:
     """A process on the fake engine that has not been started."""
-    return Process(
-        path,
-        argv,
-        env or {},
-        root,
-        make_machine=lambda space: (FakeMachine(space), FakeDelivery()),
-        **options,
-    )
+
+    def make_machine(space) -> Any:
+        return FakeMachine(space), FakeDelivery()
+
+    return Process(path, argv, env or {}, root, make_machine=make_machine, **options)
 
 
 def make_task(process=None, *, tid=None, **options):
@@ -180,11 +178,11 @@ def in_child(test):
                 sys.stdout.flush()
                 os._exit(0)
         os.close(writing)
-        text = b""
+        answer = b""
         while part := os.read(reading, 65536):
-            text += part
+            answer += part
         os.close(reading)
         os.waitpid(child, 0)
-        assert text == b"ok", text.decode()
+        assert answer == b"ok", answer.decode()
 
     return run

@@ -9,13 +9,15 @@ import struct
 import threading
 import time
 from errno import EAGAIN, EBADF, EFAULT, EINVAL, EMSGSIZE, ENOSYS, EPERM, ESRCH
+from typing import Any
 
 import pytest
 
-from hartwood.linux import identity, signals, threads
+from hartwood.linux import signals, threads
 from hartwood.linux.process import Process, die_by
 from hartwood.linux.signals import bit
 from hartwood.linux.task import Ended
+from hartwood.mem import hostmem
 from unit.fake_engine import FakeStop, call, in_child, make_process, make_task
 
 AT = 0x10_0000
@@ -202,7 +204,7 @@ def test_an_ended_thread_clears_its_word_and_wakes_who_waits(task):
     woken = threading.Event()
 
     def wait():
-        identity.hostmem.syscall(202, task.base + AT, 0, 55)
+        hostmem.syscall(202, task.base + AT, 0, 55)
         woken.set()
 
     waiter = threading.Thread(target=wait)
@@ -321,10 +323,13 @@ def test_a_whole_life_with_a_script_for_an_engine():
         def new_hart(self):
             return FakeHart([getpid, lambda hart: FakeStop("slice"), leave])
 
+    def make_machine(space) -> Any:
+        return Machine(space), FakeDelivery()
+
     with tempfile.NamedTemporaryFile() as file:
         file.write(program())
         file.flush()
-        process = Process(file.name, make_machine=lambda space: (Machine(space), FakeDelivery()))
+        process: Any = Process(file.name, make_machine=make_machine)
         assert process.run() == 21
     assert seen == [(os.getpid(), 0x10204)]
     assert process.delivery.set["closed"]
