@@ -37,7 +37,7 @@ def oracles(oracle: Callable[[str], str]) -> None:
         oracle(program)
 
 
-def guest(name: str, level: str = "-O1") -> Path:
+def built(name: str, level: str = "-O1") -> Path:
     return build(f"linux/{name}.c", (level, *QUIET))
 
 
@@ -45,14 +45,14 @@ def guest(name: str, level: str = "-O1") -> Path:
 @pytest.mark.parametrize("name", KERNEL)
 def test_calls_answer_as_on_the_host(name: str, engine: str, hartwood_command: list[str]) -> None:
     expected = run([build(f"linux/{name}.c", ("-O1", *QUIET), static=False, prefix="")])
-    ours = run([*hartwood_command, "run", "--engine", engine, guest(name)])
+    ours = run([*hartwood_command, "run", "--engine", engine, built(name)])
     assert ours.seen == expected.seen, explain(ours, expected)
 
 
 @pytest.mark.parametrize("level", ["-O0", "-O2"])
 @pytest.mark.parametrize("part", SIGNALS)
 def test_signals_as_under_qemu(part: str, level: str, hartwood_command: list[str]) -> None:
-    program = guest("signals", level)
+    program = built("signals", level)
     expected = run([*qemu(), program, part])
     ours = run([*hartwood_command, "run", program, part])
     assert expected.status == 0, explain(ours, expected)
@@ -69,14 +69,14 @@ def test_signals_as_under_qemu(part: str, level: str, hartwood_command: list[str
 def test_an_uncaught_fault_says_one_line_and_ends_by_that_signal(
     signo: str, text: bytes, hartwood_command: list[str]
 ) -> None:
-    ours = run([*hartwood_command, "run", guest("ends"), signo])
+    ours = run([*hartwood_command, "run", built("ends"), signo])
     assert ours.status == -signal.Signals[signo]
     assert text in ours.err
     assert ours.err.count(b"\n") == 1
 
 
 def test_interrupt_while_the_guest_computes(hartwood_command: list[str]) -> None:
-    command = [*hartwood_command, "run", str(guest("ends")), "loop"]
+    command = [*hartwood_command, "run", str(built("ends")), "loop"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"looping\n"
@@ -90,16 +90,16 @@ def test_interrupt_while_the_guest_computes(hartwood_command: list[str]) -> None
 
 
 def test_a_signal_that_the_parent_ignores_is_ignored(hartwood_command: list[str]) -> None:
-    words = " ".join([*hartwood_command, "run", str(guest("ends")), "hup"])
+    words = " ".join([*hartwood_command, "run", str(built("ends")), "hup"])
     ours = run(["sh", "-c", f"trap '' HUP; exec {words}"])
     assert ours.seen == (0, b"alive\n")
-    assert run([*hartwood_command, "run", guest("ends"), "hup"]).status == -signal.SIGHUP
+    assert run([*hartwood_command, "run", built("ends"), "hup"]).status == -signal.SIGHUP
 
 
 def test_a_broken_pipe_kills_the_guest_not_python(hartwood_command: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [*hartwood_command, "run", str(guest("ends")), "pipe"]
+    command = [*hartwood_command, "run", str(built("ends")), "pipe"]
     process = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert process.returncode == -signal.SIGPIPE
@@ -108,23 +108,23 @@ def test_a_broken_pipe_kills_the_guest_not_python(hartwood_command: list[str]) -
 
 def test_own_descriptors_are_not_the_guests(hartwood_command: list[str]) -> None:
     expected = run([build("linux/ends.c", ("-O1",), static=False, prefix=""), "descriptors"])
-    ours = run([*hartwood_command, "run", guest("ends"), "descriptors"])
+    ours = run([*hartwood_command, "run", built("ends"), "descriptors"])
     assert ours.seen == expected.seen, explain(ours, expected)
 
 
 def test_memory_that_is_not_there_is_refused_not_taken(hartwood_command: list[str]) -> None:
-    ours = run([*hartwood_command, "run", guest("ends"), "eat"], timeout=60)
+    ours = run([*hartwood_command, "run", built("ends"), "eat"], timeout=60)
     assert ours.status == 0, ours.err
     assert ours.out == b"refused\n"
 
 
 def test_processes_without_end_are_refused(hartwood_command: list[str]) -> None:
-    ours = run([*hartwood_command, "run", guest("ends"), "forks"])
+    ours = run([*hartwood_command, "run", built("ends"), "forks"])
     assert ours.seen == (0, b"EAGAIN\n"), ours.err
 
 
 def test_what_proc_says_is_about_the_guest(hartwood_command: list[str]) -> None:
-    program = guest("ends")
+    program = built("ends")
     ours = run([*hartwood_command, "run", "--argv0", "zero", program, "proc"])
     text = ours.out.decode()
     assert ours.status == 0, ours.err
@@ -139,7 +139,7 @@ def test_what_proc_says_is_about_the_guest(hartwood_command: list[str]) -> None:
 
 
 def test_environment_of_the_machine(hartwood_command: list[str]) -> None:
-    ours = run([*hartwood_command, "run", guest("ends"), "machine"])
+    ours = run([*hartwood_command, "run", built("ends"), "machine"])
     assert ours.out.splitlines() == [
         b"riscv64",
         b"hwcap 112d",
@@ -156,7 +156,7 @@ def test_environment_of_the_machine(hartwood_command: list[str]) -> None:
 @pytest.mark.parametrize("engine", ["auto", "interp"])
 def test_threads_signals_and_forks_at_once(engine: str, hartwood_command: list[str]) -> None:
     milliseconds = 20_000 if os.environ.get("HARTWOOD_SOAK") else 700
-    ours = run([*hartwood_command, "run", "--engine", engine, guest("stress"), str(milliseconds)])
+    ours = run([*hartwood_command, "run", "--engine", engine, built("stress"), str(milliseconds)])
     assert ours.seen == (0, b"lost 0 bad 0 ticked 1 locked 1\n"), ours
 
 
@@ -165,9 +165,9 @@ def test_a_process_in_a_python_of_ours_leaves_it_as_it_was() -> None:
     code = f"""
 import signal, hartwood
 for _ in range(2):
-    status = hartwood.Process({str(guest("ends"))!r}, ["ends", "machine"]).run()
+    status = hartwood.Process({str(built("ends"))!r}, ["ends", "machine"]).run()
     print(status, signal.pthread_sigmask(signal.SIG_BLOCK, []), flush=True)
-print(hartwood.Process({str(guest("ends"))!r}, ["ends", "SIGSEGV"]).run(), flush=True)
+print(hartwood.Process({str(built("ends"))!r}, ["ends", "SIGSEGV"]).run(), flush=True)
 try:
     hartwood.Process("/nonexistent/program").run()
 except hartwood.Error as error:
@@ -183,3 +183,13 @@ except KeyboardInterrupt:
     assert "-11" in lines
     assert lines[-2] == "/nonexistent/program: No such file or directory"
     assert lines[-1] == "interrupted"
+
+
+def test_few_descriptors_are_the_guests_affair(
+    hartwood_command: list[str], guest: Callable[[str], Path]
+) -> None:
+    """With its numbers used up a guest still starts programs and warms up the engine."""
+    root = str(guest("riscv64-sysroot"))
+    script = "ulimit -n 8; ulimit -n; /usr/bin/true; echo $?; echo b a | tr ' ' '\\n' | sort"
+    ours = run([*hartwood_command, "run", "--root", root, "/usr/bin/bash", "-c", script])
+    assert ours.seen == (0, b"8\n0\na\nb\n"), ours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 
 from hartwood.mem import descriptors
 from hartwood.mem.child import spawn_unseen
+from unit.fake_engine import in_child
 
 
 def python(code):
@@ -91,7 +93,7 @@ def test_hidden_descriptors_move_up_and_close():
     reading, writing = os.pipe()
     hidden = descriptors.hide(reading)
     try:
-        assert hidden >= descriptors.floor() > 100
+        assert hidden > 100
         assert hidden in descriptors.private
         assert not os.get_inheritable(hidden)
         with pytest.raises(OSError, match="Bad file"):
@@ -111,3 +113,41 @@ def test_forget_closes_what_is_open_and_ignores_what_is_not():
     assert not {reading, writing} & descriptors.private
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(reading)
+
+
+@in_child
+def test_there_is_room_when_the_guest_has_used_up_its_numbers():
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = os.dup(0)
+    os.close(used)
+    soft = used + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, max(hard, soft + 200)))
+    last = os.dup(0)
+    assert last == used
+    with pytest.raises(OSError, match="Too many"):
+        os.dup(0)
+    with descriptors.Room() as room:
+        assert room.floor == soft
+        extra = os.dup(0)
+        assert extra >= soft
+    hidden = descriptors.hide(extra)
+    assert hidden >= soft
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == soft
+    with pytest.raises(OSError, match="Too many"):
+        os.dup(0)
+    reading, writing = (None, None)
+    with descriptors.Room():
+        reading, writing = os.pipe()
+    spawn_unseen(python("import os; os.write(9, b'here')"), os.environ, {9: writing})
+    os.close(writing)
+    assert os.read(reading, 10) == b"here"
+
+
+@in_child
+def test_without_any_room_the_error_is_the_hosts():
+    used = os.dup(0)
+    os.close(used)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 1, used + 1))
+    os.dup(0)
+    with descriptors.Room(), pytest.raises(OSError, match="Too many"):
+        os.dup(0)

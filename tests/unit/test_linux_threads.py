@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hartwood.errors import LoadError
 from hartwood.linux import signals, threads
 from hartwood.linux.process import Process, die_by
 from hartwood.linux.signals import bit
@@ -333,6 +334,84 @@ def test_a_whole_life_with_a_script_for_an_engine():
         assert process.run() == 21
     assert seen == [(os.getpid(), 0x10204)]
     assert process.delivery.set["closed"]
+
+
+def failing(tmp_path, script, monkeypatch):
+    from unit.elf_files import program
+    from unit.fake_engine import FakeDelivery, FakeHart, FakeMachine
+
+    class Machine(FakeMachine):
+        def new_hart(self):
+            return FakeHart(script)
+
+    def make_machine(space) -> Any:
+        return Machine(space), FakeDelivery()
+
+    file = tmp_path / "prog"
+    file.write_bytes(program())
+    return Process(str(file), make_machine=make_machine)
+
+
+@in_child
+def test_an_error_of_ours_ends_the_process_and_reaches_the_caller(tmp_path, monkeypatch):
+    def broken(hart):
+        raise LoadError("engine", "is broken")
+
+    process = failing(tmp_path, [broken], monkeypatch)
+    with pytest.raises(LoadError, match="engine: is broken"):
+        process.run()
+    assert process.tasks == {}
+
+
+@in_child
+def test_an_error_in_a_thread_is_raised_by_the_leader(tmp_path, monkeypatch):
+    def thread(hart):
+        hart.x[17], hart.x[10] = 220, THREAD & ~0x200000 & ~0x100000
+        return FakeStop("ecall")
+
+    def leader_or_thread(hart):
+        if hart.x[10] == 0:
+            raise LoadError("thread", "is broken")
+        time.sleep(0.05)
+        return FakeStop("slice")
+
+    process = failing(tmp_path, [thread, *[leader_or_thread] * 100], monkeypatch)
+    machine = process.machine
+    new_hart = machine.new_hart
+
+    def later_harts_start_in_the_middle():
+        hart = new_hart()
+        machine.harts.append(hart)
+        if len(machine.harts) > 1:
+            del hart.script[0]
+        return hart
+
+    machine.new_hart = later_harts_start_in_the_middle
+    with pytest.raises(LoadError, match="thread: is broken"):
+        process.run()
+    assert process.tasks == {}
+
+
+@in_child
+def test_an_error_in_a_forked_child_is_one_line_and_a_status(tmp_path, monkeypatch):
+    def fork(hart):
+        hart.x[17], hart.x[10] = 220, FORK
+        return FakeStop("ecall")
+
+    def child_fails(hart):
+        if hart.x[10] == 0:
+            os.close(reading)
+            os.dup2(writing, 2)
+            raise LoadError("child", "is broken")
+        hart.x[17], hart.x[10] = 94, 0
+        return FakeStop("ecall")
+
+    reading, writing = os.pipe()
+    process = failing(tmp_path, [fork, child_fails], monkeypatch)
+    assert process.run() == 0
+    os.close(writing)
+    assert os.read(reading, 1000) == b"hartwood: child: is broken\n"
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 70
 
 
 # Identity.

@@ -56,8 +56,9 @@ class Client:
         """Start the worker unless it runs already. Raises `WorkerError`."""
         if self._pid:
             return
-        theirs_in, ours_out = os.pipe()
-        ours_in, theirs_out = os.pipe()
+        with descriptors.Room():
+            theirs_in, ours_out = os.pipe()
+            ours_in, theirs_out = os.pipe()
         source = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
         code = (
             f"import sys; sys.path.insert(0, {source!r}); "
@@ -115,10 +116,11 @@ class Client:
         parts: list[tuple[int, bytes, bytes]],
         level: int,
         key: str,
+        known: list[int],
     ) -> None:
-        """Ask for translations of the regions at `entries`; `parts` is the guest code there and
-        `key` the name to store them under."""
-        self._send(("region", number, entries, parts, level, key))
+        """Ask for translations of the regions at `entries`; `parts` is the guest code there,
+        `key` the name to store them under, `known` what is translated already near there."""
+        self._send(("region", number, entries, parts, level, key, known))
 
     def poll(self) -> Reply | None:
         """An answer to a request, if one is there: ("region", number, image, seconds)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
 from errno import E2BIG, EACCES, ELOOP, ENOENT, ENOEXEC, ENOTDIR
 from stat import S_ISREG
 
@@ -88,7 +89,8 @@ def prepare(process: Process, path: bytes, argv: list[bytes], env: list[bytes]) 
         name = os.fsdecode(path)
         file = process.paths.translate(path, follow=True)
         try:
-            fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+            with descriptors.Room():
+                fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise LoadError(name, error.strerror or "cannot be opened", error.errno or 2) from None
         try:
@@ -130,7 +132,8 @@ def _request(
 
     def open_interpreter(path: bytes) -> int:
         translated = process.paths.translate(path, follow=True)
-        return os.open(translated, os.O_RDONLY | os.O_CLOEXEC)
+        with descriptors.Room():
+            return os.open(translated, os.O_RDONLY | os.O_CLOEXEC)
 
     link = open_link(program, open_interpreter, process.space.limit)
     if link is not None:
@@ -312,7 +315,9 @@ def after_start(task: Task) -> None:
     """Descriptors, handlers and timers that do not survive execve."""
     process = task.process
     process.reset_actions()
-    for name in os.listdir("/proc/self/fd"):
+    with descriptors.Room():
+        names = os.listdir("/proc/self/fd")
+    for name in names:
         fd = int(name)
         if fd in descriptors.private:
             continue
@@ -342,6 +347,10 @@ def _leave_for_host(task: Task, program: HostProgram, env: list[bytes]) -> int:
     for signo in range(1, signals.SIGNALS + 1):
         if process.actions[signo].handler > signals.SIG_IGN:
             process.delivery.dispositions.set(signo, signals.SIG_DFL, 0)
+    for resource, pair in process.limits.items():
+        buffer = hostmem.Buffer(16)
+        buffer.view[:] = struct.pack("<QQ", *pair)
+        hostmem.syscall(HOST["setrlimit"], resource, buffer.address)
     try:
         os.execve(program.file, program.argv, environment)
     except OSError as error:

@@ -43,9 +43,10 @@ def personality(task: Task, persona: int) -> int:
     return before
 
 
-RLIMIT_DATA, RLIMIT_STACK, RLIMIT_AS = 2, 3, 9
-#: Limits that would strangle the process that hosts the guest: kept by us instead.
-OWN_LIMITS = (RLIMIT_DATA, RLIMIT_STACK, RLIMIT_AS)
+RLIMIT_DATA, RLIMIT_STACK, RLIMIT_NOFILE, RLIMIT_AS = 2, 3, 7, 9
+#: Limits that would strangle the process that hosts the guest: kept by us instead. Of the one on
+#: descriptors the soft half is the host's too; we need the rest for our own.
+OWN_LIMITS = (RLIMIT_DATA, RLIMIT_STACK, RLIMIT_NOFILE, RLIMIT_AS)
 RLIM_INFINITY = (1 << 64) - 1
 
 
@@ -77,10 +78,23 @@ def prlimit64(task: Task, pid: int, resource: int, new: int, old: int) -> int:
             return -EINVAL
         if hard > before[1] and os.geteuid() != 0:
             return -EPERM
+        if resource == RLIMIT_NOFILE:
+            result = _limit_descriptors(task, soft, hard)
+            if result < 0:
+                return result
         task.process.set_limit(resource, soft, hard)
     if old:
         task.space.write(old, struct.pack("<QQ", *before))
     return 0
+
+
+def _limit_descriptors(task: Task, soft: int, hard: int) -> int:
+    """Set the host's soft limit, and its hard limit where it has to grow."""
+    at = task.scratch.address + MESSAGE
+    hostmem.syscall(HOST["getrlimit"], RLIMIT_NOFILE, at)
+    have = struct.unpack("<QQ", task.scratch.view[MESSAGE : MESSAGE + 16])[1]
+    task.place(MESSAGE, struct.pack("<QQ", soft, max(have, hard)))
+    return hostmem.syscall(HOST["setrlimit"], RLIMIT_NOFILE, at)
 
 
 def getrlimit(task: Task, resource: int, at: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from errno import ENAMETOOLONG
+from errno import EMFILE, ENAMETOOLONG
 
 from hartwood.linux import procfs
 from hartwood.mem import descriptors, hostmem
@@ -64,8 +64,9 @@ class Paths:
             raise OSError(ENAMETOOLONG, "File name too long")
         if self._root_fd is None:
             assert self.root is not None
-            fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            self._root_fd = descriptors.hide(fd)
+            with descriptors.Room():
+                fd = os.open(self.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                self._root_fd = descriptors.hide(fd)
         flags = os.O_PATH | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
         # A buffer of the call's own: other threads look up names at the same time.
         buffer = hostmem.Buffer(24 + len(path) + 1)
@@ -74,6 +75,9 @@ class Paths:
         view[24 : 24 + len(path)] = path
         at = buffer.address
         fd = hostmem.syscall(SYS_OPENAT2, self._root_fd, at + 24, at, 24)
+        if fd == -EMFILE:
+            with descriptors.Room():
+                fd = hostmem.syscall(SYS_OPENAT2, self._root_fd, at + 24, at, 24)
         if fd < 0:
             return None
         try:

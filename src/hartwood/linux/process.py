@@ -7,6 +7,7 @@ import sys
 from _thread import allocate_lock, get_native_id
 from errno import EAGAIN
 
+from hartwood.errors import Error
 from hartwood.linux import exec as execution
 from hartwood.linux import signals
 from hartwood.linux.calls import HOST
@@ -81,6 +82,8 @@ class Process:
         self.ending: Task | bool | None = None
         self.request: execution.Request | None = None
         self.exit_status = 0
+        #: An error of ours that ends the process.
+        self.failure: BaseException | None = None
         self.forked = False
         #: In a vfork child: the pipe its parent waits on, and its stack when it began.
         self.vfork_pipe: int | None = None
@@ -156,14 +159,31 @@ class Process:
                 request, self.request, self.ending = self.request, None, None
                 execution.start(task, request)
                 execution.after_start(task)
-        except BaseException:
-            if not self.forked:
-                raise
-            # A child must not run on in whatever code called us: say what happened and end.
-            sys.excepthook(*sys.exc_info())
-            os._exit(70)
+        except BaseException as error:
+            self._fail(task, error)
         if self.forked:
             self.conclude()
+        if self.failure is not None:
+            raise self.failure
+
+    def _fail(self, task: Task, error: BaseException) -> None:
+        """End the process because of an error of our own, in whichever thread it happened."""
+        if self.forked:
+            # A child must not run on in whatever code called us: say what happened and end.
+            if isinstance(error, Error):
+                self.complain(f"hartwood: {error}")
+            else:
+                sys.excepthook(type(error), error, error.__traceback__)
+            os._exit(70)
+        self.failure = self.failure or error
+        if self.ending is None:
+            self.ending = True
+            self.interrupt_others(task)
+        if task.tid in self.tasks:
+            self.retire(task)
+        if task is self.leader:
+            self._wait_for_others()
+            raise self.failure
 
     def retire(self, task: Task) -> None:
         """Take an ended thread out of the process."""

@@ -66,7 +66,8 @@ def _open_text(text: bytes, flags: int) -> int:
         return -ENOTDIR
     if flags & O_WRITE:
         return -EACCES
-    memory = descriptors.hide(os.memfd_create("proc", os.MFD_CLOEXEC))
+    with descriptors.Room():
+        memory = descriptors.hide(os.memfd_create("proc", os.MFD_CLOEXEC))
     try:
         os.write(memory, text)
         # By a second open the guest gets the lowest free number, and cannot write.

@@ -161,8 +161,9 @@ def _fork(
     process = task.process
     pipe: tuple[int, int] | None = None
     if flags & CLONE_VFORK:
-        reading, writing = os.pipe()
-        pipe = descriptors.hide(reading), descriptors.hide(writing)
+        with descriptors.Room():
+            reading, writing = os.pipe()
+            pipe = descriptors.hide(reading), descriptors.hide(writing)
     pid = process.fork()
     if pid == 0:
         _become_child(task, flags, stack, tls, child_tid, pipe)

@@ -11,6 +11,8 @@ import ctypes
 import os
 from errno import EAGAIN
 
+from hartwood.mem.descriptors import Room
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +48,8 @@ def spawn_unseen(
     Its standard streams are /dev/null: one that it kept would hold up whoever waits for the
     end of the guest's output. Raises `OSError` where the host has no room for a process.
     """
-    reading, writing = os.pipe()
+    with Room():
+        reading, writing = os.pipe()
     try:
         middle = _clone()
         if middle == 0:
@@ -76,6 +79,7 @@ def _become(
 ) -> None:
     try:
         os.setsid()
+        Room().__enter__()  # for good: the numbers below may lie beyond the guest's limit
         # Two steps, because a number that is wanted may be the number of another file now.
         above = max((*files, *files.values(), 2)) + 1
         for step, fd in enumerate(files.values()):

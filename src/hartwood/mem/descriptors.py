@@ -22,15 +22,34 @@ CEILING = 4096
 _ROOM = 64
 
 
-def floor() -> int:
-    """The lowest number our descriptors are moved to: the end of the soft limit, if low enough."""
-    # The module `resource` is only needed here, once.
-    from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit
+class Room:
+    """A context in which we may open files although the guest has used up its own numbers.
 
-    soft, _ = getrlimit(RLIMIT_NOFILE)
-    if soft == RLIM_INFINITY or soft > CEILING:
-        return CEILING
-    return max(soft - _ROOM, soft // 2)
+    The soft limit is the guest's; the hard one is kept higher for us where the host gave it so.
+    `floor` is the lowest number for what stays open: beyond the guest's, unless there is no beyond.
+    """
+
+    def __enter__(self) -> Room:
+        # Not at the top: most programs come here once or never.
+        from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
+
+        soft, hard = self._before = getrlimit(RLIMIT_NOFILE)
+        self._raised = soft != hard
+        if self._raised:
+            setrlimit(RLIMIT_NOFILE, (hard, hard))
+        if soft == RLIM_INFINITY or soft > CEILING:
+            self.floor = CEILING
+        elif self._raised:
+            self.floor = soft
+        else:
+            self.floor = max(soft - _ROOM, soft // 2)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._raised:
+            from resource import RLIMIT_NOFILE, setrlimit
+
+            setrlimit(RLIMIT_NOFILE, self._before)
 
 
 def hide(fd: int) -> int:
@@ -39,7 +58,8 @@ def hide(fd: int) -> int:
     Raises `OSError` (EMFILE) where there is no room above the floor.
     """
     try:
-        hidden = fcntl(fd, F_DUPFD_CLOEXEC, floor())
+        with Room() as room:
+            hidden = fcntl(fd, F_DUPFD_CLOEXEC, room.floor)
     finally:
         os.close(fd)
     private.add(hidden)
