@@ -84,6 +84,9 @@ class Store:
         self.path = os.path.join(folder(), configuration(outside)) if path is None else path
         top = os.path.dirname(self.path)
         try:
+            # One after the other: makedirs gives its mode to the last folder only, and under a
+            # umask of 002 the one above would be a folder that is refused here.
+            os.makedirs(top, mode=0o700, exist_ok=True)
             os.makedirs(self.path, mode=0o700, exist_ok=True)
             info = os.stat(top)
             if info.st_uid != os.geteuid() or info.st_mode & 0o022:
@@ -148,7 +151,8 @@ class Store:
                     info = os.stat(path)
                 except OSError:
                     continue
-                files.append((info.st_mtime, info.st_size, path))
+                # Hosts note at least once a day that a file was read (mount(8), relatime).
+                files.append((max(info.st_atime, info.st_mtime), info.st_size, path))
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if total <= limit:
