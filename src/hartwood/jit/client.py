@@ -50,6 +50,8 @@ class Client:
         self._requests = self._replies = -1
         self._buffer = bytearray()
         self._kept: list[Reply] = []
+        #: Numbers of requests without an answer yet.
+        self._open: set[int] = set()
         self.compile_seconds = 0.0
 
     def start(self) -> None:
@@ -91,22 +93,30 @@ class Client:
         return (self._requests, self._replies) if self._pid else ()
 
     def _send(self, request: Reply) -> None:
-        self.start()
         data = marshal.dumps(request)
-        try:
-            view = memoryview(len(data).to_bytes(8, "little") + data)
-            while view:
-                view = view[os.write(self._requests, view) :]
-        except OSError as reason:
-            raise WorkerError(f"the compile worker is gone: {reason}") from None
+        message = len(data).to_bytes(8, "little") + data
+        for again in (True, False):
+            self.start()
+            view = memoryview(message)
+            try:
+                while view:
+                    view = view[os.write(self._requests, view) :]
+                return
+            except OSError as reason:
+                # Killed, perhaps, since we last heard of it: another one then.
+                self._lose()
+                if not again:
+                    raise WorkerError(f"the compile worker is gone: {reason}") from None
 
     def bank(self, name: str) -> bytes:
         """The image file of an interpreter bank; waits for it. Raises `WorkerError`."""
-        self._send(("bank", name))
-        while (reply := self._receive(None)) is not None:
-            if reply[0] == "bank" and reply[1] == name:
-                return reply[2]  # type: ignore[no-any-return]
-            self._kept.append(reply)
+        # Without it the guest cannot go on: where the worker was killed, another has to do.
+        for _ in range(2):
+            self._send(("bank", name))
+            while (reply := self._receive(None)) is not None:
+                if reply[0] == "bank" and reply[1] == name:
+                    return reply[2]  # type: ignore[no-any-return]
+                self._kept.append(reply)
         raise WorkerError(_GONE)
 
     def request(
@@ -121,24 +131,37 @@ class Client:
         """Ask for translations of the regions at `entries`; `parts` is the guest code there,
         `key` the name to store them under, `known` what is translated already near there."""
         self._send(("region", number, entries, parts, level, key, known))
+        self._open.add(number)
 
     def poll(self) -> Reply | None:
         """An answer to a request, if one is there: ("region", number, image, seconds)."""
-        if not self._pid:
-            return None
-        return self._counted(self._kept.pop(0) if self._kept else self._receive(0))
+        if not self._kept and self._pid and (reply := self._receive(0)) is not None:
+            return self._counted(reply)
+        return self._counted(self._kept.pop(0)) if self._kept else None
 
     def wait(self) -> Reply:
         """The next answer, whenever it comes. Raises `WorkerError`."""
-        reply = self._counted(self._kept.pop(0) if self._kept else self._receive(None))
+        if self._kept:
+            return self._counted(self._kept.pop(0))
+        reply = self._receive(None) if self._pid else None
         if reply is None:
             raise WorkerError(_GONE)
+        return self._counted(reply)
+
+    def _counted(self, reply: Reply) -> Reply:
+        if reply[0] == "region":
+            self.compile_seconds += reply[3]
+            self._open.discard(reply[1])
         return reply
 
-    def _counted(self, reply: Reply | None) -> Reply | None:
-        if reply is not None and reply[0] == "region":
-            self.compile_seconds += reply[3]
-        return reply
+    def _lose(self) -> None:
+        """The worker is gone. Whatever it was asked for has an empty answer, so that nobody waits
+        for it, and nobody asks again for what it may have died of; another request starts another
+        worker."""
+        lost = sorted(self._open)
+        kept = self._kept
+        self.close()
+        self._kept = kept + [("region", number, b"", 0.0) for number in lost]
 
     def _receive(self, timeout: float | None) -> Reply | None:
         """The next reply, or None when the time is over or the worker is gone."""
@@ -152,6 +175,7 @@ class Client:
                 return None
             chunk = os.read(self._replies, 1 << 20)
             if not chunk:
+                self._lose()
                 return None
             self._buffer += chunk
 
@@ -160,11 +184,16 @@ class Client:
         if self._pid:
             descriptors.close(self._requests)
             descriptors.close(self._replies)
-        self._pid, self._buffer, self._kept = 0, bytearray(), []
+        self._forget()
 
     def close(self) -> None:
         """Let the worker go: it ends by itself when it has stored what it is at."""
         if self._pid:
             descriptors.close(self._requests)
             descriptors.close(self._replies)
-            self._pid = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        # Half a reply may have come: it is not the beginning of another worker's.
+        self._pid, self._buffer, self._kept = 0, bytearray(), []
+        self._open.clear()

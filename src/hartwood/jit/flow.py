@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from hartwood.errors import Error
 from hartwood.isa.insn import Decoded
 from hartwood.isa.insnset import InsnSet
 from hartwood.jit.abi import LIMIT, PINNED
@@ -85,7 +86,7 @@ class Region:
         return sum(len(block.steps) for block in self.blocks.values())
 
 
-class FlowError(Exception):
+class FlowError(Error):
     """Nothing at the entry can be translated."""
 
 
@@ -108,12 +109,14 @@ class Explorer:
         limit: int,
         executed: Callable[[int], bool] = lambda pc: True,
     ) -> None:
-        """`executed` tells what ran so far: the rest is left to the interpreter."""
+        """`executed` tells what ran so far: the rest is left to the interpreter. A region ends
+        before an address of `known`: what begins there is translated already."""
         self._insns = insns
         self._fetch = fetch
         self._target_of = target_of
         self._limit = limit
         self._executed = executed
+        self.known: set[int] = set()
         self._steps: dict[int, Step | None] = {}
 
     def step(self, pc: int) -> Step | None:
@@ -173,7 +176,7 @@ class Explorer:
                 if self._end(block, step):
                     break
                 pc += step.decoded.length
-                if pc in leaders:
+                if pc in leaders or pc in self.known:
                     block.end = pc
                     break
             blocks[start] = block
@@ -198,7 +201,9 @@ class Explorer:
         while queue and count < self._limit:
             pc = queue.pop(0)
             block = Block(pc)
-            while pc not in seen and (pc == block.start or pc not in leaders):
+            while pc not in seen and (
+                pc == block.start or (pc not in leaders and pc not in self.known)
+            ):
                 seen.add(pc)
                 step = self.step(pc)
                 if step is None:
@@ -207,7 +212,7 @@ class Explorer:
                 count += 1
                 if self._end(block, step):
                     for goal in self._successors(block):
-                        if goal not in leaders and 0 <= goal < LIMIT:
+                        if goal not in leaders and goal not in self.known and 0 <= goal < LIMIT:
                             leaders.add(goal)
                             queue.append(goal)
                     break

@@ -28,10 +28,10 @@ PATIENCE = 3
 #: Slices that ended in a region of each level, some milliseconds each, after which it is
 #: translated again at the next: as much time as that takes. There is nothing beyond the last.
 SAMPLES = {0: 5, 1: 40}
-#: Guest code that a request carries: pages before and after the entry's.
-_BEFORE, _AFTER = 2, 6
-#: Entries that one request may carry, and requests that the worker may have before it.
-_BATCH, _DEPTH = 10, 2
+#: Guest code that a request carries: pages before and after each entry's.
+_BEFORE, _AFTER = 1, 3
+#: Entries that one request may carry.
+_BATCH = 12
 #: How a region is compiled at first, and at best (see `worker.region_image`).
 FIRST, BEST = 1, 2
 
@@ -130,41 +130,31 @@ class Translations:
 
     # Asking and receiving.
     def pump(self) -> None:
-        """Take what the worker has done and give it what is hottest: one request a page at a
-        time, because a region often covers what else was asked for there."""
+        """Take what the worker has done and give it what is hottest. One request at a time: what
+        it brings may cover what else was asked for, and a large one costs less a region."""
         while self._asked and (answer := self._client.poll()) is not None:
             self.take(answer)
-        if not self._queue or len(self._asked) >= _DEPTH or self.full:
-            return
-        self._queue.sort(key=self._heat.__getitem__, reverse=True)
-        pages = {page for page, _ in self._asked.values()}
-        for pc in self._queue[:]:
-            page = pc & -PAGE
-            if page in pages:
-                continue
-            batch = [other for other in self._queue if other & -PAGE == page][:_BATCH]
-            self._queue = [other for other in self._queue if other not in batch]
+        if self._queue and not self._asked and not self.full:
+            self._queue.sort(key=self._heat.__getitem__, reverse=True)
+            batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
             self._ask(batch, FIRST)
-            pages.add(page)
-            if len(self._asked) >= _DEPTH:
-                break
 
     def _ask(self, entries: list[int], level: int) -> None:
-        """Have regions on one page translated, those parts of them that have run."""
+        """Have regions translated, those parts of them that have run."""
         parts = [
             (page, self._space.read_some(page, PAGE), self._executed(page))
-            for page in _pages_around(entries[0])
+            for page in _pages_around(entries)
             if page in self._shadow.active
         ]
         self._request(entries, parts, level)
 
     def translate(self, entries: list[int], level: int = BEST) -> None:
-        """Translate the code at `entries`, all near the first, whether or not it has run, and
-        wait for it. Raises `WorkerError` where there is no worker to do it."""
+        """Translate the code at `entries`, whether or not it has run, and wait for it. Raises
+        `WorkerError` where there is no worker to do it."""
         everything = b"\1" * (PAGE // 2)
         parts = [
             (page, self._space.read_some(page, PAGE), everything)
-            for page in _pages_around(entries[0])
+            for page in _pages_around(entries)
             if self._activate(page)
         ]
         self._request(entries, parts, level)
@@ -180,7 +170,9 @@ class Translations:
             return  # the guest unmapped it meanwhile
         self._number += 1
         self._asked[self._number] = page, entries
-        self._client.request(self._number, entries, parts, level, self._key(page))
+        pages = {at for at, _, _ in parts}
+        known = [entry for entry in self.at if entry & -PAGE in pages]
+        self._client.request(self._number, entries, parts, level, self._key(page), known)
 
     def _key(self, page: int) -> str:
         return page_key(page, self._space.read_some(page, PAGE))
@@ -200,8 +192,8 @@ class Translations:
         """Install what a reply to a request brings."""
         _, number, data, _ = answer
         _, entries = self._asked.pop(number, (0, []))
-        if data:
-            self._install(Image.load(data))
+        if data and not self._install(Image.load(data)):
+            return  # code that changed meanwhile, or no room: it may be asked for again
         self._refused.update(pc for pc in entries if pc not in self.at and not self._covering(pc))
 
     def recall(self, page: int, key: str) -> None:
@@ -213,32 +205,37 @@ class Translations:
                 self._store.discard(key)
 
     # Installing and forgetting.
-    def _install(self, image: Image) -> None:
-        """Link the regions of an image whose guest code is there, unchanged."""
-        base = 0
+    def _install(self, image: Image) -> bool:
+        """Link the regions of an image whose guest code is there, unchanged; gives whether that
+        was so for all of them."""
+        base, complete = 0, True
         level, regions = marshal.loads(image.meta)
         for entries, _size, ranges in regions:
             made = Translation(entries, ranges, level)
             if not self._is_current(made):
+                complete = False
                 continue
             if not base:
                 try:
                     base = self._arena.install(image, alone=self._is_alone())
                 except ArenaFull:
                     self.full = True
-                    return
+                    return False
             self._link(made, base + image.entries[f"r_{entries[0]:x}"])
+        return complete
 
     def _is_current(self, made: Translation) -> bool:
-        """Whether the guest code that a translation was made from is there, to be executed. From
-        here on its pages are watched."""
+        """Whether the guest code that a translation was made from is there, to be executed. Its
+        pages are watched before they are looked at: another thread may be writing."""
+        if not all(self._activate(page) for page in made.pages):
+            return False
         for start, end, digest in made.ranges:
             region = self._space.regions.at(start)
             if region is None or end > region.end or not region.prot & EXEC:
                 return False
             if code_digest(self._space.read_some(start, end - start)) != digest:
                 return False
-        return all(self._activate(page) for page in made.pages)
+        return True
 
     def _link(self, made: Translation, code: int) -> None:
         for entry in made.entries:
@@ -279,6 +276,8 @@ class Translations:
         self._queue.clear()
         self._heat.clear()
         self._samples.clear()
+        self._refused.clear()
+        self._improved.clear()
         self.full = False
 
     def drop_requests(self) -> None:
@@ -287,6 +286,8 @@ class Translations:
         self._queue.clear()
 
 
-def _pages_around(entry: int) -> range:
-    page = entry & -PAGE
-    return range(max(page - _BEFORE * PAGE, 0), page + (_AFTER + 1) * PAGE, PAGE)
+def _pages_around(entries: list[int]) -> list[int]:
+    """The pages that regions at `entries` may reach into."""
+    near = range(-_BEFORE * PAGE, (_AFTER + 1) * PAGE, PAGE)
+    pages = {(entry & -PAGE) + distance for entry in entries for distance in near}
+    return sorted(page for page in pages if page >= 0)

@@ -24,6 +24,7 @@ from hartwood.jit.store import Store, code_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from hartwood.isa.insn import Decoded
@@ -91,10 +92,15 @@ class Window:
         return b""
 
 
-def region_image(insns: InsnSet, entries: list[int], parts: list[Part], level: int) -> Image | None:
+def region_image(
+    insns: InsnSet, entries: list[int], parts: list[Part], level: int, known: Iterable[int] = ()
+) -> Image | None:
     """Translate the regions at `entries`, those of them that can be translated. Level 2 is for
-    those that have proved hot. The image's meta is marshalled: the level, and for each region its
-    entries, its size in instructions, and the guest ranges it depends on as (start, end, digest).
+    those that have proved hot; at others a region ends where one of the entries `known` already
+    begins, because going on there costs next to nothing.
+
+    The image's meta is marshalled: the level, and for each region its entries, its size in
+    instructions, and the guest ranges it depends on as (start, end, digest).
     """
     window = Window(parts)
 
@@ -109,15 +115,17 @@ def region_image(insns: InsnSet, entries: list[int], parts: list[Part], level: i
         lambda pc: pc in entries or window.executed(pc),
     )
     texts, made = [], []
-    seen: set[int] = set()
+    if level < 2:
+        explorer.known.update(known)
     for entry in entries:
-        if entry in seen:
+        if entry in explorer.known:
             continue
         try:
             region = explorer.region(entry, eager=level < 2)
         except FlowError:
             continue
-        seen.update(region.blocks)
+        if level < 2:
+            explorer.known.update(region.entries)
         texts.append(region_text(insns, region, eager=level < 2))
         ranges = [
             (start, end, code_digest(window.read(start, end))) for start, end in region.ranges
@@ -169,10 +177,16 @@ class Worker:
             self._store.put(f"bank-{name}", "image", data)
 
     def _region(
-        self, number: int, entries: list[int], parts: list[Part], level: int, key: str
+        self,
+        number: int,
+        entries: list[int],
+        parts: list[Part],
+        level: int,
+        key: str,
+        known: list[int],
     ) -> None:
         start = time.process_time()
-        image = region_image(RISCV, entries, parts, level)
+        image = region_image(RISCV, entries, parts, level, known)
         data = image.dump() if image else b""
         self._reply("region", number, data, time.process_time() - start)
         if self._store is not None and data:
