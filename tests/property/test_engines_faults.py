@@ -143,7 +143,7 @@ def test_conditional_stores_to_memory_that_may_not_be_written(engines: Engines, 
     text = f"li x5, {FIXED + 64}\n{DIRTY}\nlr.{kind} x7, (x5)\nsc.{kind} x6, x7, (x5)\nebreak"
     moment = agreed(engines, start_of(text))
     assert (moment.cause, moment.address, moment.signal) == ("store", FIXED + 64, ACCERR)
-    assert RISCV.decode(engines.space.read_u32(moment.pc)).insn.name == f"sc.{kind}"  # type: ignore[union-attr]
+    assert RISCV.decode(engines.space.read_u32(moment.pc)).insn.name == f"sc.{kind}"
 
 
 @pytest.mark.parametrize("name", [*ATOMICS, "lr.w", "lr.d"])

@@ -98,7 +98,7 @@ def test_exclusions_make_room_for_another_encoding() -> None:
         other.alias("100 1 rd/rs1 00000 10", "one", asm="c.b {rd}", bind={"rs2": 0})
     mine.alias("100 1 rd/rs1 rs2 10", base, asm="c.a {rd}, {rs2}", where={"rs2": nonzero})
     mine.alias("100 1 rd/rs1 00000 10", base, asm="c.b {rd}", bind={"rs2": 0})
-    assert [mine.decode(word).spelling for word in (0x9006, 0x9002)] == ["c.a", "c.b"]  # type: ignore[union-attr]
+    assert [mine.decode(word).spelling for word in (0x9006, 0x9002)] == ["c.a", "c.b"]
 
 
 def test_lengths_follow_the_two_low_bits() -> None:
