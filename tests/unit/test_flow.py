@@ -228,6 +228,27 @@ def test_a_region_ends_where_execution_has_stopped_so_far() -> None:
     assert (first.kind, first.end) == ("stop", AT + 4)
 
 
+def test_a_region_ends_where_another_is_known_to_begin() -> None:
+    text = """
+        beqz a0, joined
+        addi a0, a0, 1
+        j away
+        joined: addi a0, a0, 2
+        addi a0, a0, 3
+        ret
+        away: ret
+    """
+    found = explorer(text)
+    assert found.region(AT).size == 7
+    # In the middle of a block, and at the goal of a jump.
+    found.known.update({AT + 16, AT + 24})
+    cut = found.region(AT)
+    assert shape(cut) == [(0, 4, "branch", 1), (4, 12, "jump", 2), (12, 16, "fall", 1)]
+    assert inner_successors(cut, cut.blocks[AT + 12]) == []
+    # Its own entry is no reason to end.
+    assert found.region(AT + 16).size == 2
+
+
 # What a translation depends on.
 def test_ranges_are_joined_where_blocks_touch() -> None:
     found = region("beqz a0, on\naddi a0, a0, 1\non: ret\n")

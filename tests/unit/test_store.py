@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -358,6 +359,33 @@ def test_two_cold_runs_at_once(
     assert not [path for path in kept if path.name.endswith(".new")]
     assert all(Image.load(path.read_bytes()) for path in kept)
     assert hello(cache).seen == SEEN
+
+
+def test_a_run_outlives_its_worker(
+    oracle: Oracle, hartwood_command: list[str], tmp_path: Path
+) -> None:
+    """Killed as soon as the first thing that it made is there, in the middle of the rest."""
+    oracle("riscv64-linux-gnu-gcc")
+    cache = tmp_path / "code"
+    words = [*hartwood_command, "run", "--engine", "jit", str(build("c/recursion.c", ("-O1",)))]
+    environment = {**os.environ, "HARTWOOD_CACHE": str(cache)}
+    process = subprocess.Popen(
+        words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    end, killed = time.monotonic() + 60, 0
+    while not killed and process.poll() is None and time.monotonic() < end:
+        if any(path.name == "bank-base.image" for path in cache.rglob("*")):
+            for worker in workers(cache):
+                os.kill(worker, signal.SIGKILL)
+                killed += 1
+        time.sleep(0.005)
+    out, err = process.communicate(timeout=60)
+    assert killed == 1
+    settle(cache)
+    again = run(words, env={"HARTWOOD_CACHE": str(cache)})
+    assert (process.returncode, out, err) == (0, again.out, b"")
+    assert again.status == 0
+    settle(cache)
 
 
 def test_a_run_without_a_usable_folder_is_cold_and_right(hello: Guest) -> None:
