@@ -2,7 +2,8 @@
 
 A change of one of these files is a change of generated code: `make bless` writes them anew and the
 difference is reviewed. Each begins with comments of LLVM's: why it is here, where the code lies,
-the level it is lifted for, then the assembly, indented; what follows is golden.
+the level it is lifted for, what is translated already, then the assembly, indented; what follows
+is golden.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Case:
     head: str
     at: int
     level: int
+    known: set[int]
     code: bytes
     golden: str
 
@@ -40,9 +42,10 @@ def read(text: str) -> Case:
     head, _, golden = text.partition("\n\n")
     places = re.findall(r"^; at (0x[0-9a-f]+)$", head, re.MULTILINE)
     levels = re.findall(r"^; level (\d)$", head, re.MULTILINE)
+    known = {int(at, 16) for at in re.findall(r"^; known (0x[0-9a-f]+)$", head, re.MULTILINE)}
     source = "\n".join(re.findall(r"^;     (.*)$", head, re.MULTILINE))
     at = int(places[0], 16)
-    return Case(head, at, int(levels[0]), RISCV.assemble(source, at), golden)
+    return Case(head, at, int(levels[0]), known, RISCV.assemble(source, at), golden)
 
 
 def lift(case: Case) -> str:
@@ -56,7 +59,9 @@ def lift(case: Case) -> str:
         return transfer_target(RISCV, decoded, pc)
 
     eager = case.level < 2
-    region = Explorer(RISCV, fetch, target, 100).region(case.at, eager=eager)
+    explorer = Explorer(RISCV, fetch, target, 100)
+    explorer.known |= case.known
+    region = explorer.region(case.at, eager=eager)
     return region_text(RISCV, region, eager=eager) + "\n"
 
 
@@ -119,6 +124,13 @@ def test_a_quiet_window_changes_the_control_word_behind_a_nan_only() -> None:
     before, _, after = text.partition(f"{restore[1]}:")
     assert "vldmxcsr" in after
     assert "vldmxcsr" not in before
+
+
+@pytest.mark.parametrize(("name", "count"), [("tail", 2), ("indirect", 1), ("call", 0)])
+def test_what_goes_on_elsewhere_does_so_by_a_tail_call(name: str, count: int) -> None:
+    text = golden(name)
+    assert len(re.findall(r"musttail call .*\n  ret ", text)) == count
+    assert text.count("musttail") == count
 
 
 def test_a_back_edge_tests_the_budget() -> None:
