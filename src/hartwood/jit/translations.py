@@ -276,8 +276,6 @@ class Translations:
         self._queue.clear()
         self._heat.clear()
         self._samples.clear()
-        self._refused.clear()
-        self._improved.clear()
         self.full = False
 
     def drop_requests(self) -> None:
