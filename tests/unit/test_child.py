@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
 
 import pytest
@@ -151,3 +152,48 @@ def test_without_any_room_the_error_is_the_hosts():
     os.dup(0)
     with descriptors.Room(), pytest.raises(OSError, match="Too many"):
         os.dup(0)
+
+
+def test_it_starts_while_other_threads_compete_for_python():
+    """A fork of Python's would wait for ever for a lock whose holder it did not inherit."""
+    stop = threading.Event()
+
+    def compete():
+        while not stop.is_set():
+            sum(range(100))
+
+    threads = [threading.Thread(target=compete) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(5):
+            reading, writing = os.pipe()
+            code = "import os; os.write(9, b'%d %d' % (os.getpid(), os.getsid(0)))"
+            pid = spawn_unseen(python(code), os.environ, {9: writing})
+            os.close(writing)
+            assert os.read(reading, 30).split() == [str(pid).encode()] * 2, number
+            assert os.read(reading, 10) == b""
+            os.close(reading)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_from_threads_too_it_inherits_nothing_and_is_not_found():
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+    try:
+        test_it_inherits_no_other_descriptor()
+        test_crossed_numbers_arrive_right()
+        test_a_program_that_is_not_there_just_ends()
+        reading, writing = os.pipe()
+        code = 'import os; os.write(9, b"it\'s here")'
+        spawn_unseen(python(code), os.environ, {9: writing})
+        os.close(writing)
+        assert os.read(reading, 20) == b"it's here"
+        os.close(reading)
+    finally:
+        release.set()
+        thread.join()
