@@ -5,6 +5,7 @@ Nothing here blocks while a guest runs, except `bank`, without which it cannot r
 
 from __future__ import annotations
 
+import _signal  # `signal` itself costs milliseconds of enumerations
 import fcntl
 import marshal
 import os
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     Reply: TypeAlias = tuple[Any, ...]
 
 _F_SETPIPE_SZ, _PIPE = 1031, 1 << 20
+_SIGPIPE = 13
 
 _GONE = "the compile worker ended without an answer"
 
@@ -97,16 +99,28 @@ class Client:
         message = len(data).to_bytes(8, "little") + data
         for again in (True, False):
             self.start()
-            view = memoryview(message)
             try:
-                while view:
-                    view = view[os.write(self._requests, view) :]
+                self._write(message)
                 return
             except OSError as reason:
                 # Killed, perhaps, since we last heard of it: another one then.
                 self._lose()
                 if not again:
                     raise WorkerError(f"the compile worker is gone: {reason}") from None
+
+    def _write(self, message: bytes) -> None:
+        """Write to the worker; a dead one is `BrokenPipeError`, never the signal that goes with
+        it, because what SIGPIPE does is the guest's choice."""
+        before = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_SIGPIPE,))
+        try:
+            view = memoryview(message)
+            while view:
+                view = view[os.write(self._requests, view) :]
+        except BrokenPipeError:
+            _signal.sigtimedwait((_SIGPIPE,), 0)  # sent to this thread, so it is there already
+            raise
+        finally:
+            _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
     def bank(self, name: str) -> bytes:
         """The image file of an interpreter bank; waits for it. Raises `WorkerError`."""

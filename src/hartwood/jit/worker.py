@@ -115,15 +115,17 @@ def region_image(
         lambda pc: pc in entries or window.executed(pc),
     )
     texts, made = [], []
+    done: set[int] = set()
     if level < 2:
         explorer.known.update(known)
     for entry in entries:
-        if entry in explorer.known:
+        if entry in done or entry in explorer.known:
             continue
         try:
             region = explorer.region(entry, eager=level < 2)
         except FlowError:
             continue
+        done.update(region.entries)
         if level < 2:
             explorer.known.update(region.entries)
         texts.append(region_text(insns, region, eager=level < 2))

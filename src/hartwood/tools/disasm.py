@@ -18,6 +18,9 @@ EXECUTABLE_SECTION = 0x4  # SHF_EXECINSTR, gABI 4
 EXECUTABLE_SEGMENT = 0x1  # PF_X, gABI 5
 
 
+_PROVOKED = (ELFError, ValueError, KeyError, OverflowError, TypeError, AttributeError)
+
+
 class DisassemblyError(Error):
     """The file has no code that can be shown; the text names it and says why."""
 
@@ -49,12 +52,13 @@ def disassemble(path: Path) -> Iterator[Line]:
             if elf["e_machine"] != "EM_RISCV" or elf.elfclass != 64:
                 machine = elf.get_machine_arch()
                 raise DisassemblyError(f"{path}: a program for {machine}, not for 64-bit RISC-V")
+            _check_extents(elf, path.stat().st_size)
             labels = _labels(elf)
             parts = list(_parts(elf))
     except OSError as error:
         raise DisassemblyError(f"{path}: {error.strerror}") from error
     # What a damaged file provokes in the parser has no common base class.
-    except (ELFError, ValueError, KeyError, OverflowError, TypeError, AttributeError) as error:
+    except (*_PROVOKED, MemoryError) as error:
         raise DisassemblyError(f"{path}: not a sound ELF file ({error})") from error
     for name, start, code in parts:
         yield Line("section", start, b"", name)
@@ -66,6 +70,17 @@ def disassemble(path: Path) -> Iterator[Line]:
                 yield Line("label", begin, b"", label)
             for at, raw, text in RISCV.listing(code[begin - start : end - start], begin):
                 yield Line("code", at, raw, text)
+
+
+def _check_extents(elf: ELFFile, size: int) -> None:
+    """Refuse a header that would have the parser read far more than there is."""
+    for section in elf.iter_sections():
+        within = section["sh_offset"] + section["sh_size"] <= size
+        if section["sh_type"] != "SHT_NOBITS" and not within:
+            raise ValueError(f"section {section.name} ends beyond the file")
+    for segment in elf.iter_segments():
+        if segment["p_offset"] + segment["p_filesz"] > size:
+            raise ValueError(f"a segment at {segment['p_vaddr']:#x} ends beyond the file")
 
 
 def _parts(elf: ELFFile) -> Iterator[tuple[str, int, bytes]]:
