@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import resource
 import sys
+from _thread import get_ident
 
 from hartwood.errors import Error, ImageError
 from hartwood.jit import abi
@@ -22,7 +23,7 @@ from hartwood.jit.signals import HostSignals
 from hartwood.jit.store import Store, page_key
 from hartwood.jit.translations import Translations
 from hartwood.mem import hostmem
-from hartwood.mem.regions import EXEC, WRITE
+from hartwood.mem.regions import EXEC, READ, WRITE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ SLICE = 4_000_000
 HOT = 60_000
 #: Host stack that guest calls may take five eighths of, where there is no limit.
 _LARGE = 8 << 20
+_SIGSEGV, _STORE_FAULT = 11, 15
 _TABLE_SIZE = 1 << 16
 
 
@@ -63,7 +65,7 @@ class Engine:
         self.signals = HostSignals(self.arena)
         self.lock = space.lock
         #: Threads that may be inside generated code.
-        self.threads = 0
+        self._threads: set[int] = set()
         self._banks: set[str] = set()
         self._table_at = hostmem.mmap(0, _TABLE_SIZE, 3, 0x22)
         self._table = hostmem.view(self._table_at, _TABLE_SIZE).cast("Q")
@@ -74,7 +76,7 @@ class Engine:
         self.signals.take_faults()
         entries = image.entries
         self.shadow = Shadow(
-            base + entries["decode"], base + entries["no_region"], base + entries["enter_region"]
+            *(base + entries[name] for name in ("decode", "no_region", "enter_region", "refetch"))
         )
         self.translations = Translations(
             space, self.arena, self.shadow, self.store, self.client, self.activate, self.is_alone
@@ -82,6 +84,7 @@ class Engine:
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
         self._run: Callable[[int], None] = prototype(base + entries["run"])
         self._step: Callable[[int], None] = prototype(base + entries["step"])
+        self._again: Callable[[int], None] = prototype(base + entries["again"])
         threshold = {"auto": HOT, "jit": 1, "interp": 0}[mode]
         self._cool = (ctypes.c_uint32 * abi.HOT_SLOTS)(*[threshold] * abi.HOT_SLOTS)
         space.on_code_change = self.code_changed
@@ -136,17 +139,17 @@ class Engine:
         stack = soft if 0 < soft < _LARGE else _LARGE
         state.stack_limit = _stack_pointer() - stack // 8 * 5
         with self.lock:
-            self.threads += 1
+            self._threads.add(get_ident())
 
     def is_alone(self) -> bool:
         """Whether no thread but the caller can be inside generated code."""
-        return self.threads <= 1
+        return not self._threads - {get_ident()}
 
     def leave_thread(self) -> None:
         """The calling thread runs no guest code any more."""
         self.signals.unregister_thread()
         with self.lock:
-            self.threads -= 1
+            self._threads.discard(get_ident())
 
     def run(self, state: abi.State, budget: int = SLICE) -> int:
         """Run until something concerns the rest of the machine; gives the reason (see `abi`)."""
@@ -156,7 +159,7 @@ class Engine:
         while True:
             go_on(address)
             reason: int = state.reason
-            stepped = go_on is self._step and reason == abi.SLICE
+            stepped = go_on is self._again and reason == abi.SLICE
             go_on = self._run
             if stepped:
                 continue
@@ -168,8 +171,8 @@ class Engine:
             elif reason == abi.BANK:
                 self._load_bank(state.tval)
             elif reason == abi.FAULT and self._stored_to_code(state):
-                # The page may be the instruction's own, which running it would protect again.
-                go_on = self._step
+                # The page may be the instruction's own, which fetching it would protect again.
+                go_on = self._again
             else:
                 self._look_around(state, reason)
                 return reason
@@ -177,16 +180,16 @@ class Engine:
     def step(self, state: abi.State) -> int:
         """Execute one instruction, interpreted; gives `abi.SLICE` where nothing else happened."""
         address = ctypes.addressof(state)
+        go_on = self._step
         while True:
-            self._step(address)
+            go_on(address)
             reason: int = state.reason
+            go_on = self._step
             if reason == abi.BANK:
                 self._load_bank(state.tval)
-                continue
-            again = (reason == abi.FETCH and self.activate(state.tval)) or (
-                reason == abi.FAULT and self._stored_to_code(state)
-            )
-            if not again:
+            elif reason == abi.FAULT and self._stored_to_code(state):
+                go_on = self._again
+            elif reason != abi.FETCH or not self.activate(state.tval):
                 return reason
 
     def _stored_to_code(self, state: abi.State) -> bool:
@@ -195,7 +198,13 @@ class Engine:
             return False
         at = state.fault_address - self.space.base
         with self.lock:
-            return self.space.unprotect_code(at, at + 1)
+            if self.space.unprotect_code(at, at + 1):
+                return True
+            # Another thread may have lifted the protection, or mapped memory there, meanwhile.
+            region = self.space.regions.at(at) if 0 <= at < abi.LIMIT else None
+            access = WRITE if state.cause == _STORE_FAULT else READ | WRITE | EXEC
+            known = region is not None and bool(region.prot & access)
+            return known and state.fault_signo == _SIGSEGV and not self.is_alone()
 
     def _hot(self, state: abi.State) -> None:
         pc = state.tval
@@ -224,7 +233,7 @@ class Engine:
             self.translations.drop_requests()
 
     def translate(self, entries: list[int], level: int = 2) -> None:
-        """Translate the code at `entries`, all near the first, and wait for it."""
+        """Translate the code at `entries` and wait for it."""
         with self.lock:
             self.translations.translate(entries, level)
 
@@ -260,7 +269,7 @@ class Engine:
                 self.shadow.suspend()  # most likely the next program has much the same code
                 return
             for page in self.shadow.pages(start, end):
-                self.shadow.deactivate(page)
+                self.shadow.deactivate(page, alone=self.is_alone())
                 self.translations.forget(page)
 
     def fence_code(self) -> None:
@@ -293,7 +302,7 @@ class Engine:
         self.signals.after_fork_in_child()
         self.client.drop()
         self.translations.drop_requests()
-        self.threads = 1
+        self._threads &= {get_ident()}
         self.lock.release()
 
     def stats(self) -> dict[str, object]:

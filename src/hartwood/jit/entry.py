@@ -85,10 +85,7 @@ def _read_word(text: Text, away: str, checked: bool) -> str:
     text.label(more)
     second = text.value("add i64 %pc, 2")
     if checked:
-        # It may be on a page that may be read but not executed: ask its shadow.
-        offset = text.value(f"shl i64 {second}, 3")
-        shadow = text.value(f"add i64 {offset}, {abi.SHADOW}")
-        load_pointer(text, shadow, away + "2")
+        _check(text, second, away + "2")
     high = _fetch_half(text, second, away + "2")
     high = text.value(f"shl i32 {high}, 16")
     whole = text.value(f"or i32 {high}, {low}")
@@ -96,6 +93,16 @@ def _read_word(text: Text, away: str, checked: bool) -> str:
     text.emit(f"br label %{ready}")
     text.label(ready)
     return text.value(f"phi i32 [{low}, %{start}], [{whole}, %{end}]")
+
+
+def _check(text: Text, address: str, away: str) -> None:
+    """Branch to `away` unless the page of a guest address may be executed: that it may be read is
+    not enough, so ask its shadow, which is not there or in retirement (see `shadow`)."""
+    offset = text.value(f"shl i64 {address}, 3")
+    handler = load_pointer(text, text.value(f"add i64 {offset}, {abi.SHADOW}"), away)
+    gone, there = text.value(f"icmp eq ptr {handler}, @refetch"), text.fresh_label("there")
+    text.emit(f"br i1 {gone}, label %{away}, label %{there}, !prof !1")
+    text.label(there)
 
 
 def _fetch_half(text: Text, address: str, away: str) -> str:
@@ -116,9 +123,9 @@ def _fetch_exits(text: Text) -> None:
     _emit(text, leave(text, abi.FETCH, "0", second, "%pc", "%budget"))
 
 
-def _decode_to(text: Text, record: str, *, checked: bool = True) -> str:
-    """Decode the instruction at `%pc` into `record`; gives the handler. Its bank may be missing:
-    then leave. Handler 0 of the table is the one for illegal instructions."""
+def _decode_to(text: Text, record: str, *, checked: bool = True) -> tuple[str, str]:
+    """Decode the instruction at `%pc` into `record`; gives the handler and the word. Its bank may
+    be missing: then leave. Handler 0 of the table is the one for illegal instructions."""
     word = _read_word(text, "away", checked)
     number = text.value(f"call i32 @decode_word(i32 {word}, ptr {record})")
     table = text.value(f"inttoptr i64 {_state_load(text, 'handlers')} to ptr")
@@ -131,16 +138,31 @@ def _decode_to(text: Text, record: str, *, checked: bool = True) -> str:
     text.label(bank)
     _emit(text, leave(text, abi.BANK, "0", index, "%pc", "%budget"))
     text.label(known)
-    return handler
+    return handler, word
 
 
 def _decode() -> str:
     """The handler of a record that nobody filled in yet."""
     text = Text()
-    handler = _decode_to(text, "%rec")
-    # Release: a thread that sees this handler sees its operands.
-    text.emit(f"store atomic ptr {handler}, ptr %rec release, align 8")
+    handler, word = _decode_to(text, "%rec")
+    # Release: a thread that sees this handler sees its operands. Where another thread has just
+    # discarded what was decoded from this page, the record has to stay as that left it; and where
+    # the page came back since, with another instruction, the record must not be of the old one.
+    pair = text.value(f"cmpxchg ptr %rec, ptr @decode, ptr {handler} seq_cst monotonic, align 8")
+    again = _read_word(text, "away", checked=False)
+    same, stale = text.value(f"icmp eq i32 {word}, {again}"), text.fresh_label("stale")
+    text.emit(f"br i1 {same}, label %good, label %{stale}, !prof !0")
+    text.label(stale)
+    text.value(f"cmpxchg ptr %rec, ptr {handler}, ptr @decode seq_cst monotonic, align 8")
+    _emit(text, handler_tail("@resync", "%pc", "%rec", "%budget"))
+    text.label("good")
+    published = text.value(f"extractvalue {{ptr, i1}} {pair}, 1")
+    fresh, late = text.fresh_label("fresh"), text.fresh_label("late")
+    text.emit(f"br i1 {published}, label %{fresh}, label %{late}, !prof !0")
+    text.label(fresh)
     _emit(text, handler_tail(handler, "%pc", "%rec", "%budget"))
+    text.label(late)  # another thread was faster, or the page may not be executed any more
+    _emit(text, handler_tail("@resync", "%pc", "%rec", "%budget"))
     _fetch_exits(text)
     return _handler("decode", text)
 
@@ -148,14 +170,13 @@ def _decode() -> str:
 def _once(name: str, after: str, *, checked: bool) -> str:
     """Run the instruction at `%pc` from a record of its own, then the handler `after`: for an
     instruction whose record points to translated code, or a single step. `checked` asks whether
-    its pages may be executed; a step is of an instruction that was fetched already."""
+    its pages may be executed; otherwise it was fetched already."""
     text = Text()
     if checked:
         # Control may have come straight from a region, to a page that may only be read.
-        offset = text.value("shl i64 %pc, 3")
-        load_pointer(text, text.value(f"add i64 {offset}, {abi.SHADOW}"), "away")
+        _check(text, "%pc", "away")
     rec = text.value(f"getelementptr i8, ptr %s, i64 {_STEP_RECORD}")
-    handler = _decode_to(text, rec, checked=checked)
+    handler, _ = _decode_to(text, rec, checked=checked)
     for skip in (abi.RECORD, 2 * abi.RECORD):
         where = text.value(f"getelementptr i8, ptr {rec}, i64 {skip}")
         text.emit(f"store ptr @{after}, ptr {where}")
@@ -259,13 +280,16 @@ def entry_text() -> list[str]:
     """The rest; needs `@decode_word` and `shared_text` in the same module."""
     return [
         _simple("stepped", abi.SLICE),
+        _simple("refetch", abi.FETCH),
         _decode(),
         _once("once", "resync", checked=True),
-        _once("once_only", "stepped", checked=False),
+        _once("once_only", "stepped", checked=True),
+        _once("once_again", "stepped", checked=False),
         _resync(),
         _enter_region(),
         _no_region(),
         _illegal(),
         _outer("run", "resync"),
         _outer("step", "once_only"),
+        _outer("again", "once_again"),
     ]

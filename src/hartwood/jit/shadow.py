@@ -2,9 +2,13 @@
 
 See `abi.SHADOW`. A guest page that may be executed is *active* when its shadows are backed;
 touching the shadow of any other page is a host fault that generated code turns into a fetch exit.
+Where other threads may be in the middle of an instruction, a shadow cannot just disappear: it is
+*retired*, which means that it stays, with handlers that are fetch exits themselves.
 """
 
 from __future__ import annotations
+
+from array import array
 
 from hartwood.errors import Error, MappingError
 from hartwood.jit.abi import ENTRIES, ENTRIES_PER_PAGE, LIMIT, RECORD, SHADOW, SHADOW_PER_PAGE
@@ -44,7 +48,7 @@ class Shadow:
     There is one in a process, because generated code knows its addresses.
     """
 
-    def __init__(self, decode: int, no_region: int, enter_region: int) -> None:
+    def __init__(self, decode: int, no_region: int, enter_region: int, refetch: int) -> None:
         _reserve(SHADOW, LIMIT * 8)
         _reserve(ENTRIES, LIMIT * 4)
         self._enter_region = enter_region
@@ -53,10 +57,13 @@ class Shadow:
         record = decode.to_bytes(8, "little") + bytes(RECORD - 8)
         self._records = record * (PAGE // 2)
         self._slots = no_region.to_bytes(8, "little") * (PAGE // 2)
+        self._fresh = memoryview(array("Q", [decode] * (PAGE // 2)))
+        self._gone = memoryview(array("Q", [refetch] * (PAGE // 2)))
         #: Active pages by guest address, with the key of what they held when they became so.
         self.active: dict[int, str] = {}
         #: Pages whose shadows are complete but not accessible, from before an execve.
         self._suspended: dict[int, str] = {}
+        self._retired: set[int] = set()
 
     def close(self) -> None:
         """Give the address space back. No generated code may run any more."""
@@ -69,7 +76,10 @@ class Shadow:
         """Back the shadows of the guest page at `page`, with nothing decoded yet. Unless this
         thread is `alone`, others must never see a shadow that is not complete."""
         slots, records = ENTRIES + page * 4, SHADOW + page * 8
-        if alone:
+        if page in self._retired:
+            self._retired.discard(page)
+            self._set_handlers(page, self._fresh)
+        elif alone:
             hostmem.mprotect(slots, ENTRIES_PER_PAGE, _READ_WRITE)
             hostmem.mprotect(records, SHADOW_PER_PAGE, _READ_WRITE)
             self._fill(slots, records)
@@ -90,9 +100,15 @@ class Shadow:
         hostmem.view(slots, ENTRIES_PER_PAGE)[:] = self._slots
         hostmem.view(records, SHADOW_PER_PAGE)[:] = self._records
 
+    def _set_handlers(self, page: int, handlers: memoryview) -> None:
+        """Handlers alone, each in one store: another thread may be about to read the operands of
+        an instruction that it has begun."""
+        hostmem.view(ENTRIES + page * 4, ENTRIES_PER_PAGE)[:] = self._slots
+        hostmem.view(SHADOW + page * 8, SHADOW_PER_PAGE).cast("Q")[::2] = handlers
+
     def forget(self, page: int) -> None:
         """Discard what was decoded and translated on an active page; it stays active."""
-        self._fill(ENTRIES + page * 4, SHADOW + page * 8)
+        self._set_handlers(page, self._fresh)
         self._forget_straddler(page)
 
     def _forget_straddler(self, page: int) -> None:
@@ -100,23 +116,34 @@ class Shadow:
         if page - PAGE in self.active:
             self.unlink(page - 2)
 
-    def deactivate(self, page: int) -> None:
-        """The page may not be executed any more: give its shadows back."""
+    def deactivate(self, page: int, *, alone: bool) -> None:
+        """The page may not be executed any more: give its shadows back, or retire them."""
         if self.active.pop(page, None) is None:
             return
+        if alone:
+            self._give_back(page)
+            for other in self._retired:
+                self._give_back(other)
+            self._retired.clear()
+        else:
+            self._set_handlers(page, self._gone)
+            self._retired.add(page)
+        self._forget_straddler(page)
+
+    def _give_back(self, page: int) -> None:
         for at, size in (
             (ENTRIES + page * 4, ENTRIES_PER_PAGE),
             (SHADOW + page * 8, SHADOW_PER_PAGE),
         ):
             hostmem.mprotect(at, size, hostmem.PROT_NONE)
             hostmem.madvise(at, size, _DONTNEED)
-        self._forget_straddler(page)
 
     def suspend(self) -> None:
         """All guest memory goes (execve): no page is active, but what was made stays for pages
         that turn out to hold the same code again. Only one thread may be running."""
         self._suspended |= self.active
         self.active.clear()
+        self._retired.clear()
         if len(self._suspended) > _SUSPENDED:
             self._suspended.clear()
             hostmem.mmap(SHADOW, LIMIT * 8, hostmem.PROT_NONE, _FLAGS | hostmem.MAP_FIXED)
