@@ -8,9 +8,10 @@ with here.
 from __future__ import annotations
 
 import ctypes
+import os
 import resource
 import sys
-from _thread import get_ident
+from _thread import get_ident, get_native_id
 
 from hartwood.errors import Error, ImageError
 from hartwood.jit import abi
@@ -135,9 +136,8 @@ class Engine:
         use_guest_memory(self.space.base)
         at = ctypes.addressof(state)
         self.signals.register_thread(at + abi.offset("fault_signo"), at + abi.offset("stop"))
-        soft = resource.getrlimit(resource.RLIMIT_STACK)[0]
-        stack = soft if 0 < soft < _LARGE else _LARGE
-        state.stack_limit = _stack_pointer() - stack // 8 * 5
+        here = _stack_pointer()
+        state.stack_limit = here - (here - _stack_bottom(here)) // 8 * 5
         with self.lock:
             self._threads.add(get_ident())
 
@@ -318,6 +318,23 @@ class Engine:
         """End the worker and give address space back."""
         self.client.close()
         self.shadow.close()
+
+
+def _stack_bottom(here: int) -> int:
+    """The lowest address of the calling thread's stack, whose pointer is about `here`."""
+    if get_native_id() == os.getpid():
+        # The first thread's grows until the limit.
+        soft = resource.getrlimit(resource.RLIMIT_STACK)[0]
+        return here - (soft if 0 < soft < _LARGE else _LARGE)
+    libc = ctypes.PyDLL(None)
+    attributes = ctypes.create_string_buffer(64)  # a pthread_attr_t takes 56 bytes
+    bottom, size = ctypes.c_size_t(), ctypes.c_size_t()
+    thread = ctypes.c_size_t(get_ident())
+    if libc.pthread_getattr_np(thread, attributes):
+        raise EngineError("the C library does not tell where a thread's stack is")
+    libc.pthread_attr_getstack(attributes, ctypes.byref(bottom), ctypes.byref(size))
+    libc.pthread_attr_destroy(attributes)
+    return bottom.value
 
 
 def _stack_pointer() -> int:
