@@ -48,9 +48,10 @@ class Outcome:
 class Engines:
     """A machine that is a reference, an interpreter or a translator, as it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, mode: str = "interp") -> None:
+        """With `mode` "jit" it translates by itself too, whatever gets hot."""
         self.space = FlatSpace()
-        self.machine = Machine(self.space, "interp")
+        self.machine = Machine(self.space, mode)
         self.hart = self.machine.new_hart()
 
     def close(self) -> None:
@@ -89,7 +90,8 @@ class Engines:
         level: int = 2,
         budget: Callable[[], int] | None = None,
     ) -> Outcome:
-        """Load and run; with "jit", code at `entries` (all of them, by default) is translated."""
+        """Load and run; with "jit", code at `entries` (all of them, by default) is translated. With
+        "auto" it is up to the machine."""
         self.load(start)
         self.machine.mode = engine
         if engine == "jit":
@@ -171,9 +173,9 @@ def listing(start: Start, around: int, lines: int = 12) -> str:
     )
 
 
-def machine_of(folders: pytest.TempPathFactory) -> Iterator[Engines]:
+def machine_of(folders: pytest.TempPathFactory, mode: str = "interp") -> Iterator[Engines]:
     """A machine for the tests of one module, with a code cache of this test run's own."""
     os.environ["HARTWOOD_CACHE"] = str(folders.getbasetemp() / "code")
-    engines = Engines()
+    engines = Engines(mode)
     yield engines
     engines.close()

@@ -178,7 +178,7 @@ class Maker:
             [
                 [f"addi x{got}, x{got}, 1"],
                 [f"sb x{got}, 1(x{base})"],
-                [f"fmv.d.x fa3, x{got}", f"fmv.x.d x{got}, fa3"],
+                [f"fmv.x.d x{got}, fa3"],
                 [f"addi x{base}, x{base}, 8"],
                 [],
             ]

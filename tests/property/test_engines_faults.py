@@ -357,3 +357,29 @@ def test_a_fault_can_be_mended_and_the_access_done_again(engines: Engines, engin
     assert stop.cause == "ebreak"
     assert (engines.hart.x[7], engines.hart.x[8], engines.hart.f[1]) == (77, 154, 154)
     assert engines.hart.x[10] == start.x[10] + 1
+
+
+@pytest.mark.parametrize("reserved", ["x5", "x8"])
+@pytest.mark.parametrize(
+    "source", ["fmv.x.d x7, f7", "fmv.x.w x7, f7", "ld x7, 8(x5)", "lw x7, 8(x5)"]
+)
+def test_what_a_conditional_store_takes_is_there_afterwards(
+    engines: Engines, source: str, reserved: str
+) -> None:
+    """Where nothing was attempted too: a value that only a floating-point register of the host's
+    held has to be moved on both ways."""
+    for kind in "wd":
+        text = f"""
+            li x5, {AREA + 64}
+            li x8, {AREA + 72}
+            lr.{kind} x6, ({reserved})
+            {source}
+            sc.{kind} x9, x7, (x5)
+            add x10, x7, x7
+            fmv.d.x f5, x7
+            sd x7, 256(x5)
+            ebreak
+        """
+        moment = agreed(engines, start_of(text))
+        assert moment.cause == "ebreak"
+        assert moment.x[9] == (reserved == "x8")

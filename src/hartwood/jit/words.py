@@ -76,6 +76,8 @@ class NativeHart(SsaHart):
         """See `words.Hart.store_conditional`: succeeds where memory still holds what LR saw."""
         text = self.text
         match = self.state_load("reserved_address") == _reservation(address, value.width // 8)
+        # The forms of both that are used below, made where every path comes by.
+        _ = address.name, value.name
         start, attempt, join = text.block, text.fresh_label("sc"), text.fresh_label("scd")
         text.emit(f"br i1 {match.name}, label %{attempt}, label %{join}")
         text.label(attempt)
