@@ -19,6 +19,7 @@ from property.programs import WEIGHTS, Piece, Start, draw_pieces, start_of, text
 SOAK = bool(os.environ.get("HARTWOOD_SOAK"))
 #: Each group of seeds is a test.
 GROUPS = range(40 if SOAK else 2)
+CALLS = WEIGHTS | {"call": 40, "function": 30, "wild": 30, "branch": 15}
 FAULTY = WEIGHTS | {"fault": 14, "odd": 4, "wild": 8}
 
 
@@ -118,6 +119,20 @@ def test_programs_full_of_faults(engines: Engines, group: int) -> None:
         outcome = check(engines, pieces, random.getrandbits(32))
         stops.update(moment.cause for moment in outcome.moments)
     assert min(stops[kind] for kind in ("load", "store", "fetch", "illegal", "ebreak")) >= 3
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_programs_full_of_calls(engines: Engines, group: int) -> None:
+    """Calls, returns to where they came from and to elsewhere, jumps out of nested calls."""
+    total = translated = 0
+    for number in range(25):
+        random = Random(f"calls {group} {number}")
+        pieces = draw_pieces(random, random.randint(10, 60), CALLS)
+        outcome = check(engines, pieces, random.getrandbits(32))
+        total += outcome.moments[-1].instructions
+        translated += engines.translated
+    assert total > 5_000
+    assert translated > total * 0.15
 
 
 def test_long_programs(engines: Engines) -> None:
