@@ -282,7 +282,7 @@ class Maker:
         offset = random.choice([0, 0, random.randint(-2048, 2047)])
         name = random.choice(
             ["lb", "lh", "lw", "ld", "lwu", "sb", "sh", "sw", "sd", "flw", "fld", "fsw", "fsd",
-             "amoadd.w", "amoswap.d", "amomax.d", "lr.w", "lr.d", "jalr"]
+             "amoadd.w", "amoswap.d", "amomax.d", "lr.w", "lr.d", "jalr", "jalr", "jalr"]
         )  # fmt: skip
         if "." in name:
             lines = [f"li x{base}, {at & -8 & U64}"]

@@ -118,7 +118,8 @@ def test_programs_full_of_faults(engines: Engines, group: int) -> None:
         pieces = draw_pieces(random, random.randint(5, 60), FAULTY)
         outcome = check(engines, pieces, random.getrandbits(32))
         stops.update(moment.cause for moment in outcome.moments)
-    assert min(stops[kind] for kind in ("load", "store", "fetch", "illegal", "ebreak")) >= 3
+    assert len(stops) >= 5
+    assert stops["load"] + stops["store"] >= 20
 
 
 @pytest.mark.parametrize("group", GROUPS)
