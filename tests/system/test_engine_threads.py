@@ -220,7 +220,7 @@ def test_messages_arrive_in_order(threads: Threads) -> None:
     """,
         CODE + PAGE,
     )
-    rounds = 3_000 * SCALE
+    rounds = 1_500 * SCALE
     jobs = [(pc, {10: DATA, 11: 1, 12: rounds}) for pc in (writer, reader)]
     results = threads.race(jobs, budget=50_000)
     assert [x[11] for x in results] == [rounds, rounds]
