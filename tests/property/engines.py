@@ -16,7 +16,7 @@ from hartwood.machine.hart import Machine, Stop
 from hartwood.mem.flat import FlatSpace
 from property.programs import LIMIT, PAGE, WRITE, Start
 
-ENGINES = ("reference", "interp", "jit")
+ENGINES = ("reference", "interp", "jit", "stitch")
 #: Exceptions after which a program is let go on; then the run is over.
 MOST_STOPS = 40
 #: More instructions than any program of ours has fuel for.
@@ -53,6 +53,8 @@ class Engines:
         self.space = FlatSpace()
         self.machine = Machine(self.space, mode)
         self.hart = self.machine.new_hart()
+        state = self.hart.state
+        self.unstitched = state.hot_threshold, type(state.hot)(*state.hot)
 
     def close(self) -> None:
         self.machine.close()
@@ -90,10 +92,17 @@ class Engines:
         level: int = 2,
         budget: Callable[[], int] | None = None,
     ) -> Outcome:
-        """Load and run; with "jit", code at `entries` (all of them, by default) is translated. With
+        """Load and run; with "stitch", what control enters is stitched; with "jit", code at `entries` (all of them, by default) is translated. With
         "auto" it is up to the machine."""
         self.load(start)
         self.machine.mode = engine
+        state = self.hart.state
+        if engine == "stitch":
+            # Everything that control enters; the reset makes every program begin without units.
+            self.machine.engine.stitch(state, 1)
+            self.machine.engine.stitches.reset()
+        else:
+            state.stitch, state.hot_threshold, state.hot = 0, *self.unstitched
         if engine == "jit":
             self.machine.engine.translate(list(entries) or start.entries, level)
         moments = []

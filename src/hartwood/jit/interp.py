@@ -245,7 +245,7 @@ def transfer(text: Text, target: str, budget: str) -> None:
     address = text.value(f"add i64 {offset}, {abi.SHADOW}")
     dispatch(text, target, text.value(f"inttoptr i64 {address} to ptr"), budget)
     text.label(hot)
-    for line in leave(text, abi.HOT, "0", target, target, budget):
+    for line in handler_tail("@hot", target, "%rec", budget):
         text.emit(line)
     text.label(over)
     for line in handler_tail("@over", target, "%rec", budget):
