@@ -64,6 +64,8 @@ class Engines:
         """Bring memory and registers to the state before a run."""
         # Page by page: when all memory goes at once, the engine keeps what it made for later.
         self.machine.engine.code_changed(0, LIMIT - PAGE)
+        if self.machine.engine.stitches:
+            self.machine.engine.stitches.reset()
         self.space.reset()
         for area in start.areas:
             self.space.map(area.start, len(area.data), 3)
@@ -83,6 +85,16 @@ class Engines:
         hart.instructions = 0
         hart.state.translated = 0
 
+    def use(self, engine: str) -> None:
+        """Let the hart run on one of `ENGINES`; for "stitch", all is stitched that control
+        enters."""
+        self.machine.mode = engine
+        state = self.hart.state
+        if engine == "stitch":
+            self.machine.engine.stitch(state, 1)
+        else:
+            state.stitch, state.hot_threshold, state.hot = 0, *self.unstitched
+
     def run(
         self,
         start: Start,
@@ -95,14 +107,7 @@ class Engines:
         """Load and run; with "stitch", what control enters is stitched; with "jit", code at `entries` (all of them, by default) is translated. With
         "auto" it is up to the machine."""
         self.load(start)
-        self.machine.mode = engine
-        state = self.hart.state
-        if engine == "stitch":
-            # Everything that control enters; the reset makes every program begin without units.
-            self.machine.engine.stitch(state, 1)
-            self.machine.engine.stitches.reset()
-        else:
-            state.stitch, state.hot_threshold, state.hot = 0, *self.unstitched
+        self.use(engine)
         if engine == "jit":
             self.machine.engine.translate(list(entries) or start.entries, level)
         moments = []

@@ -37,7 +37,7 @@ BANKS = ("base", "float", "rounded", "extra")
 #: Instructions between two looks at the rest of the world: some milliseconds.
 SLICE = 4_000_000
 #: Transfers to an address that make it hot; `translations.WORTH` times that is worth a compiler.
-HOT = 6_000
+HOT = 1_500
 #: Transfers that make an address worth stitching, once there are stencils.
 STITCH = 50
 #: Host stack that guest calls may take five eighths of, where there is no limit.

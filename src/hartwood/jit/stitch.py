@@ -7,6 +7,7 @@ lays out what those two share and knows neither LLVM nor the definitions.
 
 from __future__ import annotations
 
+import ctypes
 import marshal
 from struct import Struct
 
@@ -94,6 +95,8 @@ class Stitches:
         self._place(pool)
         code = self._place(image.code)
         self.function = code + image.entries["stitch"]
+        word = ctypes.c_uint64
+        self._call = ctypes.CFUNCTYPE(word, word, word, word)(self.function)
         pairs = [(code - base + at, code - base + to) for at, to in image.fault_pairs]
         table = hostmem.view(faults, FAULTS).cast("I")
         for index, pair in enumerate(pairs):
@@ -170,6 +173,11 @@ class Stitches:
             )
         memory[size:] = blob
         return at
+
+    def unit(self, pc: int) -> int:
+        """Stitch at a guest address, now; its record has to be decoded. Gives where the unit is, or
+        0 where there is nothing to be stitched."""
+        return self._call(0, self.at, pc)  # type: ignore[no-any-return]
 
     @property
     def units(self) -> int:

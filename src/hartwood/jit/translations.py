@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 #: Times an address has to be hot before a compiler is worth it where nothing can be stitched; and
 #: as a multiple, inside a known region, before it gets a region of its own.
-WORTH, PATIENCE = 10, 3
+WORTH, PATIENCE = 40, 3
 #: Samples in stitched code count together where addresses agree but for so many low bits.
 NEAR = 9
 #: A program with so many hot addresses is large enough to make stencils for.
-LARGE = 24
+LARGE = 40
 #: Slices that ended in a unit or region of each level, some milliseconds each, after which it is
 #: translated again at the next: as much time as that takes. There is nothing beyond the last.
 SAMPLES = {0: 8, 1: 40}
