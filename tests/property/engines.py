@@ -104,8 +104,8 @@ class Engines:
         level: int = 2,
         budget: Callable[[], int] | None = None,
     ) -> Outcome:
-        """Load and run; with "stitch", what control enters is stitched; with "jit", code at `entries` (all of them, by default) is translated. With
-        "auto" it is up to the machine."""
+        """Load and run; with "stitch", what control enters is stitched; with "jit", code at
+        `entries` (all of them, by default) is translated. With "auto" it is up to the machine."""
         self.load(start)
         self.use(engine)
         if engine == "jit":

@@ -253,8 +253,8 @@ def wide_hole(symbol: str, kind: str = "i64") -> str:
 
 
 def charge(budget: str, counter: str, symbol: str) -> str:
-    """The right-hand side that gives the budget less a symbol's value, which is added to the counter
-    in memory; signed 32 bits."""
+    """The right-hand side that gives the budget less a symbol's value, signed 32 bits, which is
+    added to the counter in memory."""
     lines = f"subq $${symbol}, $0\\0A addq $${symbol}, $1"
     memory = f"ptr elementtype(i64) {counter}"
     arguments = f"{memory}, i64 {budget}, {memory}"

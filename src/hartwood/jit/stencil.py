@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
+from elftools.elf.sections import SymbolTableSection
 
 from hartwood.bits.ssa import Text, Val
 from hartwood.bits.ssa_float_x86 import X86Float
@@ -23,11 +24,8 @@ from hartwood.jit.access import Access, Loaded
 from hartwood.jit.calling import HANDLER_CC, HANDLER_PARAMETERS, field, handler_tail
 from hartwood.jit.interp import banks, numbering
 from hartwood.jit.record import Slot, slots
-from hartwood.jit.stitch import (
-    BRANCH, INDIRECT, JUMP, PLAIN, SHARED, STOP, Stencil
-)  # fmt: skip
-from hartwood.jit.words import NativeHart
-
+from hartwood.jit.stitch import BRANCH, INDIRECT, JUMP, PLAIN, SHARED, STOP, Stencil  # fmt: skip
+from hartwood.jit.words import StateHart
 
 _PREFIX = "hole_"
 _HOLE = re.compile(rf"@({_PREFIX}\w+)")
@@ -61,7 +59,7 @@ class _Access(Access):
         return host.store(value.width // 8, self._where, value.name, "", "")
 
 
-class StencilHart(NativeHart):
+class StencilHart(StateHart):
     """`words.Hart` for one stencil."""
 
     def __init__(self, text: Text, insns: InsnSet, insn: Insn) -> None:
@@ -81,29 +79,13 @@ class StencilHart(NativeHart):
         self._places[name] = place
         return Val(self.text, 64, name)
 
-    def _register(self, file: str, index: Val | int) -> str:
+    def register(self, file: str, index: Val | int) -> str:
         number = index if isinstance(index, int) else index.const
         if number is not None:
             return self.text.value(field(file, number))
         assert isinstance(index, Val)
         place = _value(file, *self._places[index.name])
         return self.text.value(f"getelementptr i8, ptr %s, i64 {place}")
-
-    def read_x(self, index: Val | int) -> Val:
-        where = self._register("x", index)
-        return Val(self.text, 64, self.text.value(f"load i64, ptr {where}"))
-
-    def write_x(self, index: Val | int, value: Val) -> None:
-        if isinstance(index, Val) or index:
-            self.text.emit(f"store i64 {value.name}, ptr {self._register('x', index)}")
-
-    def read_f(self, index: Val | int) -> Val:
-        where = self._register("f", index)
-        return Val(self.text, 64, fp=self.text.value(f"load double, ptr {where}"))
-
-    def write_f(self, index: Val | int, value: Val) -> None:
-        kind, name = ("i64", value.name) if value.fp is None else ("double", value.fp)
-        self.text.emit(f"store {kind} {name}, ptr {self._register('f', index)}")
 
     @property
     def pc(self) -> Val:
@@ -316,8 +298,9 @@ def cut(obj: bytes) -> tuple[dict[str, Stencil], bytes]:
     What ends by going on to what comes next ends there.
     """
     elf = ELFFile(io.BytesIO(obj))
-    symbols = elf.get_section_by_name(".symtab")
-    text_index = elf.get_section_index(".text")
+    symbols, text_index = elf.get_section_by_name(".symtab"), elf.get_section_index(".text")
+    assert isinstance(symbols, SymbolTableSection)
+    assert text_index is not None
     text = elf.get_section(text_index).data()
     pool: dict[bytes, int] = {}
     holes: list[tuple[int, int, str, int]] = []

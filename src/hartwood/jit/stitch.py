@@ -18,7 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hartwood.jit.arena import CodeArena
     from hartwood.jit.image import Image
 
 #: The name of the bank that holds stencils and stitcher.
@@ -46,7 +45,8 @@ ABSENT = 0xFFFF_FFFF
 #: what an entry slot holds where there is no translation, and the same where code is stitched.
 CONTEXT = (
     "lock", "next", "end", "base", "faults", "room", "count", "table", "decode", "epoch",
-    "joints", "to_over", "to_fetch", "to_once", "units", "region", "fresh", "gone", "unlinked", "stitched",
+    "joints", "to_over", "to_fetch", "to_once", "units",
+    "region", "fresh", "gone", "unlinked", "stitched",
 )  # fmt: skip
 #: Bytes of code, of faults, and a unit's most bytes, which must be left.
 AREA, FAULTS, UNIT = 32 << 20, 8 << 20, 32 << 10
@@ -78,8 +78,8 @@ def context_offset(name: str) -> int:
 class Stitches:
     """The area of stitched code of one process, and the context of its stitcher.
 
-    `area` is what `CodeArena.claim` gave for `faults`, a table of its own; `entries` are addresses in
-    the interpreter's base bank, by name.
+    `area` is what `CodeArena.claim` gave for `faults`, a table of its own; `entries` are addresses
+    in the interpreter's base bank, by name.
     """
 
     def __init__(
@@ -149,9 +149,7 @@ class Stitches:
                     left.append((offset, FIELD, size, *map(int, parts[-3:]), scale, 0, base))
         return bytes(ready), left
 
-    def _lay_out(
-        self, entries: dict[int, tuple[Stencil, int, int]], count: int
-    ) -> int:
+    def _lay_out(self, entries: dict[int, tuple[Stencil, int, int]], count: int) -> int:
         """The table in memory of its own; gives its address."""
         pieces, blob = {}, bytearray()
         for number, ((code, holes, faults), kind, link) in entries.items():
@@ -166,10 +164,10 @@ class Stitches:
         size = count * PIECE.size
         at = hostmem.mmap(0, size + len(blob) + 4096 & -4096, _READ_WRITE, _PRIVATE)
         memory = hostmem.view(at, size + len(blob))
-        for number, (code_at, holes_at, length, holes, faults, kind, link) in pieces.items():
+        for number, (code_at, holes_at, length, many, faults, kind, link) in pieces.items():
             fault = faults[0] if faults else ABSENT
             memory[number * PIECE.size : (number + 1) * PIECE.size] = PIECE.pack(
-                at + size + code_at, at + size + holes_at, length, holes, fault, kind, link, 0
+                at + size + code_at, at + size + holes_at, length, many, fault, kind, link, 0
             )
         memory[size:] = blob
         return at

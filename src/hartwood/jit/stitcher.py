@@ -2,8 +2,8 @@
 
 A unit is what follows from one address: through branches that are not taken and jumps that link
 nothing, to where control goes elsewhere, and within one page of guest memory, so that whoever
-discards what was decoded from a page discards its units with the records that lead to them. Ways out
-go through the record of the address they lead to.
+discards what was decoded from a page discards its units with the records that lead to them. Ways
+out go through the record of the address they lead to.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _MOST = 2 * LIMIT + 8
 _AT_ONCE = 60
 #: Words of the list of holes that a copy leaves to its caller: counts, then addresses.
 _SITES = 16
+
 
 def _word(name: str) -> str:
     """The context's word as `%name`."""
@@ -60,8 +61,8 @@ define internal void @patch(i64 %site, i64 %place) #0 {
 
 
 def _copy() -> str:
-    """Copy piece `%number` to `%out` and fill its holes; gives its end. Holes that lead to places of
-    the unit are listed in `%sites`: how many, and their addresses, for LEAVE and then for TAKEN."""
+    """Copy piece `%number` to `%out` and fill its holes; gives its end. Holes that lead to places
+    of the unit are listed in `%sites`: how many, and their addresses, for LEAVE and for TAKEN."""
     sizes = {"code": 0, "holes": 8, "size": 16, "many": 20}
     fields = "\n".join(
         f"  %{name}.p = getelementptr i8, ptr %piece, i64 {at}\n"
@@ -316,6 +317,13 @@ def _joint(name: str, number: str, pc: str, count: str) -> str:
 """
 
 
+#: Words of the context that a unit is made from.
+_USED = (
+    "next", "end", "base", "room", "count", "table", "decode",
+    "joints", "units", "region", "fresh", "gone", "unlinked", "stitched",
+)  # fmt: skip
+
+
 def _begin() -> str:
     """Look whether there is room and whether there is anything to do."""
     return f"""
@@ -333,8 +341,7 @@ entry:
 abort:
   ret i64 0
 begin:
-{"".join(_word(name) for name in ("next", "end", "base", "room", "count", "table", "decode"))}
-{"".join(_word(name) for name in ("joints", "units", "region", "fresh", "gone", "unlinked", "stitched"))}
+{"".join(map(_word, _USED))}
   %epoch.at = getelementptr i8, ptr %ctx, i64 {context_offset("epoch")}
   %epoch = load atomic i64, ptr %epoch.at acquire, align 8
   %faults.p = inttoptr i64 %count to ptr
