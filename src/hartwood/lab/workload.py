@@ -132,14 +132,16 @@ class Prepared:
         name, definition = self.workload.name, self.workload.definition
         if self.expected is _NOTHING and definition.checker is None:
             raise LabError(f"{name}: nothing checks its answer; give it a @check")
-        if self.expected is not _NOTHING and answer != self.expected:
-            raise LabError(f"{name}: wrong answer: {_short(answer)}, not {_short(self.expected)}")
-        if definition.checker is not None:
-            try:
+        try:
+            if callable(self.expected):
+                self.expected(answer)
+            elif self.expected is not _NOTHING and answer != self.expected:
+                raise AssertionError(f"it should be {_short(self.expected)}")
+            if definition.checker is not None:
                 definition.checker(answer, **self.workload.parameters)
-            except Exception as error:
-                what = str(error) or type(error).__name__
-                raise LabError(f"{name}: wrong answer {_short(answer)}: {_line(what)}") from error
+        except Exception as error:
+            what = _line(str(error)) or type(error).__name__
+            raise LabError(f"{name}: wrong answer {_short(answer)}: {what}") from error
 
     def counters(self) -> dict[str, int]:
         """Counts of work so far; empty where the workload has none."""
@@ -187,9 +189,12 @@ class Registry:
         for info in pkgutil.iter_modules(package.__path__):
             if info.name.startswith("_"):
                 continue
+            before = set(self.workloads)
             try:
                 importlib.import_module(f"{WORKLOADS}.{info.name}")
             except Exception as error:
+                for name in set(self.workloads) - before:
+                    del self.workloads[name]
                 self.broken[info.name] = _line(f"{type(error).__name__}: {error}")
 
     def load_file(self, path: Path) -> None:
@@ -236,10 +241,13 @@ def workload(
 ) -> Callable[[Callable[..., Any]], Definition]:
     """Make a benchmark of a set-up function.
 
-    The function is given a seeded `random.Random` (and, with `params`, the parameters as keywords),
-    and returns the callable to time, or a pair of it and the answer to expect. `name` is a format
-    string over the parameters. `family` defaults to the defining file's name, `group` to the first
-    part of the benchmark's. Raises `LabError` for a name that is taken.
+    The function is given a seeded `random.Random` (and, with `params`, the parameters as keywords).
+    It returns the callable to time, or a pair of it and the answer to expect, or a pair of it and
+    a function that is given the answer and raises where it is wrong.
+
+    `name` and `group` are format strings over the parameters; `family` defaults to the defining
+    file's name, `group` to the first part of the benchmark's. See `Workload` for the rest. Raises
+    `LabError` for a name that is taken.
     """
 
     def define(setup: Callable[..., Any]) -> Definition:
