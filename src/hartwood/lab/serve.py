@@ -89,7 +89,7 @@ class Server:
         """All there is, and what could not be loaded."""
         from hartwood.lab.workload import REGISTRY
 
-        names = "name unit per_call family group component bound gate why clock checked".split()
+        names = "name unit per_call family group component bound gate why clock peer".split()
         found = [
             {name: getattr(workload, name) for name in names}
             for workload in REGISTRY.workloads.values()

@@ -47,7 +47,14 @@ class Entry:
     gate: bool
     why: str
     clock: str
-    checked: bool
+    peer: str
+
+    def implausible(self, seconds: float) -> str:
+        """Why a call cannot have done its work in `seconds`, or nothing."""
+        if seconds >= self.bound * self.per_call:
+            return ""
+        each = seconds / self.per_call
+        return f"implausible: {each:.3g} s for one of its {self.unit}, at least {self.bound:.3g} s"
 
 
 @dataclass(frozen=True)

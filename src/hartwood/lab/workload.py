@@ -85,6 +85,7 @@ class Workload:
 
     `per_call` counts how many of `unit` one call does; `bound` is the smallest plausible number of
     seconds for one of them. `gate` is False where it does not fit the gate, and `why` says why.
+    `peer` names the program that does the work where that is not the project that is measured.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Workload:
     gate: bool
     why: str
     clock: str
+    peer: str
     parameters: Mapping[str, Any] = field(repr=False)
     definition: Definition = field(repr=False, compare=False)
 
@@ -109,11 +111,6 @@ class Workload:
         if not callable(call):
             raise LabError(f"{self.name}: its set-up returns no callable")
         return Prepared(self, call, expected)
-
-    @property
-    def checked(self) -> bool:
-        """Whether the definition has a check of its own (an expected answer may do as well)."""
-        return self.definition.checker is not None
 
 
 _NOTHING = object()
@@ -237,6 +234,7 @@ def workload(
     gate: bool = True,
     why: str = "",
     clock: str = "cpu",
+    peer: str = "",
     params: Iterable[Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[..., Any]], Definition]:
     """Make a benchmark of a set-up function.
@@ -267,6 +265,7 @@ def workload(
                     gate=gate,
                     why=why,
                     clock=clock,
+                    peer=peer.format(**values),
                     parameters=dict(values),
                     definition=definition,
                 )

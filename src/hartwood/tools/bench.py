@@ -1,4 +1,4 @@
-"""`hartwood bench`: the performance laboratory's commands.
+"""`hartwood bench`: the performance laboratory's commands `list`, `run` and `compare`.
 
 The gate's and the report's are in modules of their own, which add themselves to the same group.
 """
@@ -7,10 +7,17 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from hartwood.lab.results import Run
+    from hartwood.lab.runner import Mode, Progress
 
 app = typer.Typer(help="The performance laboratory: run, compare and judge benchmarks.")
 
@@ -25,17 +32,172 @@ Files = Annotated[
     list[Path] | None,
     typer.Option("--file", help="benchmarks of your own, instead of Hartwood's"),
 ]
+Quick = Annotated[bool, typer.Option("--quick", help="about a second a benchmark (the default)")]
+Full = Annotated[bool, typer.Option("--full", help="100 samples, 3 s of warm-up, 5 s")]
+Classic = Annotated[bool, typer.Option("--classic", help="200 samples, 5 s of warm-up, 10 s")]
+Seed = Annotated[int, typer.Option("--seed", help="of every benchmark's inputs")]
+Repo = Annotated[Path, typer.Option("--repo", help="the repository that revisions are of")]
+AnyMachine = Annotated[
+    bool, typer.Option("--any-machine", help="compare runs of different machines all the same")
+]
 
 
 @app.command("list")
-def list_(select: Select = None, file: Files = None) -> None:
+def list_(
+    select: Select = None,
+    file: Files = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="run each once and check its answer")
+    ] = False,
+) -> None:
     """List the benchmarks."""
     from hartwood.lab.worker import Worker
-    from hartwood.lab.workload import select as chosen
+    from hartwood.lab.workload import LabError, Skip
+    from hartwood.lab.workload import select as choose
 
     with Worker(files=file or [], own=not file) as worker:
-        for entry in chosen(worker.list(), select or []):
-            print(f"{entry.name}\t{entry.family}\t{entry.component}\t{entry.unit}")
+        entries = choose(worker.list(), select or [])
+        broken = {} if select else worker.broken
+        bad = [f"{name}: cannot be loaded: {why}" for name, why in broken.items()]
+        for entry in entries:
+            where = "gate" if entry.gate else f"not in the gate: {entry.why}"
+            columns = [entry.name, entry.family, entry.component, entry.unit, where]
+            if check:
+                try:
+                    worker.prepare(entry.name, 1)
+                    worker.release(entry.name)
+                    columns[-1] = "ok"
+                except Skip as reason:
+                    columns[-1] = f"skipped: {reason}"
+                except LabError as error:
+                    columns[-1] = "failed"
+                    bad.append(str(error))
+            print("\t".join(columns), flush=True)
+    if bad:
+        raise LabError(f"{len(bad)} of {len(entries) + len(broken)} are bad: {'; '.join(bad)}")
+
+
+@app.command("run")
+def run_(
+    select: Select = None,
+    quick: Quick = False,
+    full: Full = False,
+    classic: Classic = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="run other programs that do the same, too")
+    ] = False,
+    json: Annotated[Path | None, typer.Option("--json", help="keep the results in a file")] = None,
+    save: Annotated[
+        str | None, typer.Option("--save-baseline", help="keep the results under a name")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="compare with what was kept under a name")
+    ] = None,
+    file: Files = None,
+    seed: Seed = 1,
+    any_machine: AnyMachine = False,
+) -> int:
+    """Run benchmarks on the tree as it is."""
+    from hartwood.lab.results import baseline_path, load_run, save_run
+    from hartwood.lab.runner import run
+    from hartwood.lab.table import print_comparison, print_run
+
+    # What cannot be used is said before the time is spent.
+    base = load_run(baseline_path(baseline)) if baseline else None
+    targets = [path for path in (json, baseline_path(save) if save else None) if path]
+    mode = _mode(quick, full, classic)
+    with _progress() as progress:
+        found = run(
+            select or [], mode=mode, seed=seed, files=file or [], peers=peers, progress=progress
+        )
+    # Before the table: whoever closes the pipe wants the results all the same.
+    for target in targets:
+        save_run(found, target)
+    print_run(found)
+    if base is not None and baseline:
+        _compare([base, found], [baseline, "now"], select or [], any_machine, print_comparison)
+    return int(any(benchmark.status == "failed" for benchmark in found.benchmarks))
+
+
+@app.command("compare")
+def compare_(
+    what: Annotated[
+        list[str], typer.Argument(help="files of results, baselines, or git revisions")
+    ],
+    select: Annotated[
+        list[str] | None, typer.Option("--select", help="names, families, groups or globs")
+    ] = None,
+    quick: Quick = False,
+    full: Full = False,
+    classic: Classic = False,
+    repo: Repo = Path(),
+    file: Files = None,
+    seed: Seed = 1,
+    any_machine: AnyMachine = False,
+) -> None:
+    """Compare runs: a table with ratios to the first and their 95 % intervals."""
+    from hartwood.lab.compare import checkout, column, import_paths
+    from hartwood.lab.runner import run
+    from hartwood.lab.table import print_comparison
+    from hartwood.lab.workload import LabError
+
+    if len(what) < 2:
+        raise LabError("compare wants at least two runs, baselines or revisions")
+    mode = _mode(quick, full, classic)
+
+    def measured(revision: str) -> Run:
+        with checkout(repo, revision) as tree, _progress() as progress:
+            return run(
+                select or [], mode=mode, seed=seed, files=[tree / each for each in file or []],
+                paths=import_paths(tree), cwd=tree, progress=progress,
+            )  # fmt: skip
+
+    runs = [column(name, repo, measured) for name in what]
+    _compare(runs, what, select or [], any_machine, print_comparison)
+
+
+def _compare(
+    runs: list[Run], labels: list[str], select: list[str], any_machine: bool, show: object
+) -> None:
+    from hartwood.lab.compare import compare, same_machine
+
+    if not any_machine:
+        same_machine(runs, labels)
+    assert callable(show)
+    show(compare(runs, select), labels)
+
+
+def _mode(quick: bool, full: bool, classic: bool) -> Mode:
+    from hartwood.lab.runner import MODES
+
+    names = [name for name, on in (("quick", quick), ("full", full), ("classic", classic)) if on]
+    if len(names) > 1:
+        raise typer.BadParameter(f"--{' and --'.join(names)} exclude each other")
+    return MODES[names[0] if names else "quick"]
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A bar with the time left, on a terminal; nothing where standard error is none."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, name, phase: None
+        return
+    from rich import progress as parts
+    from rich.console import Console
+
+    columns = (
+        parts.TextColumn("{task.description}"),
+        parts.BarColumn(),
+        parts.MofNCompleteColumn(),
+        parts.TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with parts.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def show(done: int, total: int, name: str, phase: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"{phase} {name:<32.32}")
+
+        yield show
 
 
 for _name in MORE:

@@ -1,0 +1,171 @@
+"""`bench compare`: runs, baselines or git revisions side by side, with ratios and their intervals.
+
+It describes; it does not judge. Runs that were made one after the other differ by more than their
+intervals say on a noisy machine (docs/BENCHMARKING.md); the gate interleaves them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+from hartwood.lab.results import Benchmark, Run, baseline_path, load_run
+from hartwood.lab.workload import LabError, select
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+#: Resamples of one interval; its ends are the 2.5th and the 97.5th percentile of the ratios.
+RESAMPLES = 2000
+#: Bytes that one batch of resamples may take.
+_BATCH = 8 << 20
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One benchmark in one column: `seconds` is the median per unit; `ratio` to the first column
+    with its 95 % interval [`low`, `high`], above 1 where it is slower."""
+
+    seconds: float
+    ratio: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One benchmark; a column that does not have it (or has it failed) is None."""
+
+    name: str
+    unit: str
+    cells: tuple[Cell | None, ...]
+
+
+def numpy() -> ModuleType:
+    """numpy, or a `LabError` that says how to get it."""
+    try:
+        import numpy as np
+    except ImportError:
+        raise LabError("numpy is not installed: pip install 'hartwood[lab]'") from None
+    return np
+
+
+def ratio_interval(base: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """Percentile bootstrap of median(other) / median(base), each resampled by itself (Efron and
+    Tibshirani, An Introduction to the Bootstrap, 13). The same samples give the same interval."""
+    np = numpy()
+    rng = np.random.default_rng(len(base) * 1_000_003 + len(other))
+
+    def medians(times: Sequence[float]) -> object:
+        data = np.asarray(times)
+        step = max(1, _BATCH // (8 * len(data)))
+        parts = []
+        for start in range(0, RESAMPLES, step):
+            count = min(step, RESAMPLES - start)
+            parts.append(np.median(rng.choice(data, (count, len(data))), axis=1))
+        return np.concatenate(parts)
+
+    low, high = np.percentile(np.divide(medians(other), medians(base)), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _cell(base: Benchmark | None, found: Benchmark | None, first: bool) -> Cell | None:
+    if found is None or found.status != "ok":
+        return None
+    seconds = median(found.times) / found.per_call
+    if first or base is None or base.status != "ok":
+        # Without a base there is no ratio; NaN would not survive JSON, so 1 by definition.
+        return Cell(seconds, 1.0, 1.0, 1.0)
+    low, high = ratio_interval(base.times, found.times)
+    scale = base.per_call / found.per_call
+    return Cell(
+        seconds, median(found.times) / median(base.times) * scale, low * scale, high * scale
+    )
+
+
+def compare(runs: Sequence[Run], selectors: Sequence[str] = ()) -> list[Row]:
+    """A row for each benchmark of any of the runs. Raises `LabError` where the runs have none in
+    common, or the clocks of one differ."""
+    common = set.intersection(*({b.name for b in run.benchmarks} for run in runs))
+    if not common:
+        raise LabError("the runs have no benchmark in common; were they renamed?")
+    everything = {b.name: b for run in runs for b in run.benchmarks}
+    rows = []
+    for each in select(list(everything.values()), selectors):
+        found = [run.named(each.name) for run in runs]
+        here = [benchmark for benchmark in found if benchmark is not None]
+        if len({(benchmark.clock, benchmark.unit) for benchmark in here}) > 1:
+            raise LabError(f"{each.name}: the runs measured it in different units or clocks")
+        cells = (_cell(found[0], one, index == 0) for index, one in enumerate(found))
+        rows.append(Row(each.name, each.unit, tuple(cells)))
+    return rows
+
+
+def same_machine(runs: Sequence[Run], labels: Sequence[str]) -> None:
+    """Raise `LabError` unless all runs were made on one machine with one Python."""
+    for what in ("identity", "python"):
+        first = runs[0].machine.get(what)
+        for run, label in zip(runs, labels, strict=True):
+            if run.machine.get(what) != first:
+                kind = "machine" if what == "identity" else "Python"
+                raise LabError(
+                    f"{label} was measured on another {kind} than {labels[0]}: the ratio would "
+                    "say nothing about the code (--any-machine compares all the same)"
+                )
+
+
+def git(repository: Path, *words: str) -> str:
+    """Standard output of a git command. Raises `LabError` with the last line of its complaint."""
+    try:
+        done = subprocess.run(
+            ["git", *words], cwd=repository, capture_output=True, text=True, check=True
+        )
+    except OSError as error:
+        raise LabError(f"git cannot be run: {error.strerror}") from None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().splitlines()
+        raise LabError(f"git {words[0]}: {said[-1] if said else error.returncode}") from None
+    return done.stdout.strip()
+
+
+@contextmanager
+def checkout(repository: Path, revision: str) -> Iterator[Path]:
+    """A temporary worktree of a revision, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="hartwood-lab-") as folder:
+        tree = Path(folder) / "tree"
+        git(repository, "worktree", "add", "--quiet", "--detach", str(tree), revision)
+        try:
+            yield tree
+        finally:
+            git(repository, "worktree", "remove", "--force", str(tree))
+
+
+def import_paths(tree: Path) -> list[Path]:
+    """What goes on the import path for a checkout: its `src` where it has one, else itself."""
+    return [tree / "src" if (tree / "src").is_dir() else tree]
+
+
+def column(name: str, repository: Path, measure: Callable[[str], Run]) -> Run:
+    """The run that `name` means: a file, a baseline, or a git revision, which `measure` is given
+    the full name of. Raises `LabError` where it means none of them."""
+    path = Path(name)
+    if path.is_file():
+        return load_run(path)
+    if not any(fnmatchcase(name, pattern) for pattern in ("*/*", "*[~^@]*")):
+        stored = baseline_path(name)
+        if stored.is_file():
+            return load_run(stored)
+    try:
+        full = git(repository, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+    except LabError:
+        raise LabError(
+            f"{name!r} is no file of results, no baseline and no git revision here"
+        ) from None
+    return measure(full)
