@@ -22,8 +22,6 @@ from hartwood.errors import Error
 
 _T = TypeVar("_T")
 Call = Callable[[], Any]
-#: Per-workload attribute: a constant, or a function of the workload's parameters.
-PerParameter = int | Callable[..., int]
 
 #: Our own benchmarks; every module in it is one family.
 WORKLOADS = "hartwood.lab.workloads"
@@ -226,12 +224,12 @@ def workload(
     name: str,
     *,
     unit: str,
-    per_call: PerParameter = 1,
+    per_call: int | Callable[..., int] = 1,
     component: str = "",
     family: str = "",
     group: str = "",
     bound: float = 0.0,
-    gate: bool = True,
+    gate: bool | Callable[..., bool] = True,
     why: str = "",
     clock: str = "cpu",
     peer: str = "",
@@ -243,7 +241,8 @@ def workload(
     It returns the callable to time, or a pair of it and the answer to expect, or a pair of it and
     a function that is given the answer and raises where it is wrong.
 
-    `name` and `group` are format strings over the parameters; `family` defaults to the defining
+    `name` and `group` are format strings over the parameters, `per_call` and `gate` may be functions
+    of them; `family` defaults to the defining
     file's name, `group` to the first part of the benchmark's. See `Workload` for the rest. Raises
     `LabError` for a name that is taken.
     """
@@ -253,6 +252,7 @@ def workload(
         definition = Definition(setup)
         for values in [{}] if params is None else params:
             full = name.format(**values)
+            gated = gate(**values) if callable(gate) else gate
             REGISTRY.add(
                 Workload(
                     name=full,
@@ -262,8 +262,8 @@ def workload(
                     group=group.format(**values) or full.partition("/")[0],
                     component=component,
                     bound=bound,
-                    gate=gate,
-                    why=why,
+                    gate=gated,
+                    why="" if gated else why,
                     clock=clock,
                     peer=peer.format(**values),
                     parameters=dict(values),
