@@ -241,10 +241,9 @@ def workload(
     It returns the callable to time, or a pair of it and the answer to expect, or a pair of it and
     a function that is given the answer and raises where it is wrong.
 
-    `name` and `group` are format strings over the parameters, `per_call` and `gate` may be functions
-    of them; `family` defaults to the defining
-    file's name, `group` to the first part of the benchmark's. See `Workload` for the rest. Raises
-    `LabError` for a name that is taken.
+    `name` and `group` are format strings over the parameters; `per_call` and `gate` may be
+    functions of them. `family` defaults to the defining file's name, `group` to the first part of
+    the benchmark's. See `Workload` for the rest. Raises `LabError` for a name that is taken.
     """
 
     def define(setup: Callable[..., Any]) -> Definition:

@@ -6,7 +6,7 @@ is told to, in the foreground: what runs in which tier is exact, and the same in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from hartwood.isa.riscv import RISCV
 from hartwood.lab import LabError
@@ -17,7 +17,7 @@ PAGE = 4096
 #: Where code and data of micro-guests go, each from here upwards.
 CODE, DATA = 0x4000_0000, 0x8000_0000
 RW, RX = 3, 5
-A0, A1, A2, A3, A4 = 10, 11, 12, 13, 14
+A0 = 10
 U64 = (1 << 64) - 1
 
 
@@ -51,24 +51,32 @@ class Guest:
         self.space.write(at, data)
         return at
 
-    def program(self, text: str, level: int) -> int:
-        """The address of assembled code; `level` 0 interprets it, 1 and 2 are the translator's."""
+    def program(self, text: str, level: int, entries: Sequence[int] = (0,)) -> int:
+        """The address of assembled code; `level` 0 interprets it, 1 and 2 are the translator's,
+        which begins at each of `entries` (offsets: a function is a region of its own)."""
+        engine = self.machine.engine
         if (text, level) not in self._programs:
             at = self._place("code", len(RISCV.assemble(text, CODE)))
             code = RISCV.assemble(text, at)
             self.space.map(at, len(code), RW)
             self.space.write(at, code)
             self.space.protect(at, len(code), RX)
-            if level:
-                self.machine.engine.translate([at], level)
             self._programs[text, level] = at
-        return self._programs[text, level]
+        at = self._programs[text, level]
+        # What fills the code arena makes the engine drop translations.
+        if level and not all(at + offset in engine.translations.at for offset in entries):
+            engine.translate([at + offset for offset in entries], level)
+        return at
 
     def runner(
-        self, text: str, registers: Mapping[int, int], level: int = 2, answer: int = A0
+        self,
+        text: str,
+        registers: Mapping[int, int],
+        level: int = 2,
+        entries: Sequence[int] = (0,),
     ) -> Callable[[], int]:
-        """A call that sets registers, runs the program up to its ebreak, and gives `answer`."""
-        pc, hart, x = self.program(text, level), self.hart, self.hart.x
+        """A call that sets registers, runs the program up to its ebreak, and gives a0."""
+        pc, hart, x = self.program(text, level, entries), self.hart, self.hart.x
         given = tuple(registers.items())
 
         def call() -> int:
@@ -76,7 +84,7 @@ class Guest:
                 x[register] = value
             hart.pc = pc
             run_to_end(hart)
-            return x[answer]
+            return x[A0]
 
         return call
 
