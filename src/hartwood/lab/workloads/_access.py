@@ -94,6 +94,7 @@ class Pattern:
         after = self._written(data, seed)
 
         def verify(answer: object) -> None:
+            assert answer == 0, "writes add nothing up"
             found = here.space.read(area, len(after))
             wrong = next((i for i, byte in enumerate(after) if found[i] != byte), None)
             assert wrong is None, f"byte {wrong} of what was written is wrong"
