@@ -158,7 +158,7 @@ class Registry:
 
     def __init__(self) -> None:
         self.workloads: dict[str, Workload] = {}
-        #: Modules of `WORKLOADS` that could not be imported, and why.
+        #: Modules of our own that could not be imported, and why.
         self.broken: dict[str, str] = {}
 
     def add(self, workload: Workload) -> None:
@@ -178,15 +178,14 @@ class Registry:
             raise LabError(f"{name}: gate=False wants a reason (why=...)")
         self.workloads[name] = workload
 
-    def load_own(self) -> None:
-        """Import every module of `WORKLOADS`; those that cannot be are in `broken` afterwards."""
-        package = importlib.import_module(WORKLOADS)
-        for info in pkgutil.iter_modules(package.__path__):
+    def load_own(self, package: str = WORKLOADS) -> None:
+        """Import every module of a package; those that cannot be are in `broken` afterwards."""
+        for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
             if info.name.startswith("_"):
                 continue
             before = set(self.workloads)
             try:
-                importlib.import_module(f"{WORKLOADS}.{info.name}")
+                importlib.import_module(f"{package}.{info.name}")
             except Exception as error:
                 for name in set(self.workloads) - before:
                     del self.workloads[name]
