@@ -51,7 +51,8 @@ def some_run() -> Run:
 
 
 def data() -> dict[str, Any]:
-    return json.loads(json.dumps(run_json(some_run())))
+    made: dict[str, Any] = json.loads(json.dumps(run_json(some_run())))
+    return made
 
 
 def test_a_run_survives_its_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def noisy(mean: float, count: int, sigma: float = 0.02, seed: int = 1) -> list[f
     return [rng.gauss(mean, sigma * mean) for _ in range(count)]
 
 
-def samples(times: list[float], **what: int) -> list[Sample]:
+def samples(times: list[float], **what: Any) -> list[Sample]:
     return [Sample(1, time, time, **what) for time in times]
 
 
@@ -75,7 +76,7 @@ def test_clocks_are_looked_at_apart() -> None:
         ({}, "unknown"),
     ],
 )
-def test_causes_in_order(what: dict[str, int], cause: str) -> None:
+def test_causes_in_order(what: dict[str, Any], cause: str) -> None:
     found = outliers([*samples(noisy(1.0, 20)), Sample(1, 9.0, 9.0, **what)])
     assert found.causes[cause] == 1
 

@@ -107,6 +107,7 @@ class Worker:
         whole.update(PYTHONPATH=os.pathsep.join(before), PYTHONHASHSEED=str(hash_seed))
         self._buffer = b""
         self._errors = bytearray()
+        self._over = ""
         try:
             # -P: the folder of serve.py must not be on its path; a session of its own: a terminal's
             # Ctrl-C is for us to handle.
@@ -171,6 +172,9 @@ class Worker:
 
     def quit(self) -> None:
         """End it, and whatever it started; does nothing the second time."""
+        if self._over:
+            return
+        self._over = f"the {self.label} has ended"
         if self._process.poll() is None and self._process.stdin is not None:
             try:
                 self._process.stdin.write(b'["quit"]\n')
@@ -199,6 +203,8 @@ class Worker:
 
     def _ask(self, method: str, *arguments: object) -> Any:
         workload = arguments[0] if arguments and isinstance(arguments[0], str) else ""
+        if self._over:
+            raise WorkerLost(f"{workload or method}: {self._over}", workload)
         try:
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps([method, *arguments]).encode() + b"\n")
@@ -247,4 +253,5 @@ class Worker:
         self.quit()
         at = f"{workload}: " if workload else ""
         last = f": {said[-1].strip()[:200]}" if said else ""
-        raise WorkerLost(f"{at}the {self.label} is lost ({how}){last}", workload)
+        self._over = f"the {self.label} is lost ({how}){last}"
+        raise WorkerLost(f"{at}{self._over}", workload)
