@@ -13,11 +13,11 @@ import scipy.stats
 from hartwood.lab import LabError
 from hartwood.lab.compare import (
     checkout,
-    column,
     compare,
     git,
     import_paths,
     ratio_interval,
+    resolve,
     same_machine,
 )
 from hartwood.lab.results import Benchmark, Run, now, save_run
@@ -145,27 +145,21 @@ def test_a_checkout_is_another_tree_and_gone_afterwards(repository: Path) -> Non
         pass
 
 
-def test_a_column_is_a_file_a_baseline_or_a_revision(
+def test_a_name_is_a_file_a_baseline_or_a_revision(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HARTWOOD_BASELINES", str(tmp_path / "kept"))
-    asked: list[str] = []
-
-    def measure(revision: str) -> Run:
-        asked.append(revision)
-        return run(measured=[1.0])
-
     save_run(run(file=[1.0]), tmp_path / "run.json")
     save_run(run(kept=[1.0]), tmp_path / "kept" / "v1.json")
-    names = {
-        name: column(name, repository, measure).benchmarks[0].name
-        for name in (str(tmp_path / "run.json"), "v1", "HEAD~1", "main")
-    }
-    assert list(names.values()) == ["file", "kept", "measured", "measured"]
-    assert asked == [git(repository, "rev-parse", each) for each in ("HEAD~1", "main")]
+    for name, expected in ((str(tmp_path / "run.json"), "file"), ("v1", "kept")):
+        found = resolve(name, repository)
+        assert isinstance(found, Run)
+        assert found.benchmarks[0].name == expected
+    for name in ("HEAD~1", "main", "HEAD^"):
+        assert resolve(name, repository) == git(repository, "rev-parse", name)
     for name in ("nothing", "no/such/file.json", "--help", "a b"):
         with pytest.raises(LabError, match=r"no file of results|no name for a baseline"):
-            column(name, repository, measure)
+            resolve(name, repository)
 
 
 def test_no_git_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -152,9 +152,11 @@ def import_paths(tree: Path) -> list[Path]:
     return [tree / "src" if (tree / "src").is_dir() else tree]
 
 
-def column(name: str, repository: Path, measure: Callable[[str], Run]) -> Run:
-    """The run that `name` means: a file, a baseline, or a git revision, which `measure` is given
-    the full name of. Raises `LabError` where it means none of them."""
+def resolve(name: str, repository: Path) -> Run | str:
+    """What `name` means: the run in a file, a baseline's, or the full name of a git revision.
+
+    Raises `LabError` where it means none of them.
+    """
     path = Path(name)
     if path.is_file():
         return load_run(path)
@@ -163,9 +165,8 @@ def column(name: str, repository: Path, measure: Callable[[str], Run]) -> Run:
         if stored.is_file():
             return load_run(stored)
     try:
-        full = git(repository, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
+        return git(repository, "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}")
     except LabError:
         raise LabError(
             f"{name!r} is no file of results, no baseline and no git revision here"
         ) from None
-    return measure(full)

@@ -136,7 +136,7 @@ def compare_(
     any_machine: AnyMachine = False,
 ) -> None:
     """Compare runs: a table with ratios to the first and their 95 % intervals."""
-    from hartwood.lab.compare import checkout, column, import_paths
+    from hartwood.lab.compare import checkout, import_paths, resolve
     from hartwood.lab.runner import run
     from hartwood.lab.table import print_comparison
     from hartwood.lab.workload import LabError
@@ -152,7 +152,9 @@ def compare_(
                 paths=import_paths(tree), cwd=tree, progress=progress,
             )  # fmt: skip
 
-    runs = [column(name, repo, measured) for name in what]
+    # All of them before any is measured: a slip of the pen costs no minutes.
+    meant = [resolve(name, repo) for name in what]
+    runs = [measured(each) if isinstance(each, str) else each for each in meant]
     _compare(runs, what, select or [], any_machine, print_comparison)
 
 

@@ -203,6 +203,7 @@ def link(rng: random.Random) -> tuple[Callable[[], int], object]:
         return engine.translations.installed
 
     def verify(installed: object) -> None:
+        assert isinstance(installed, int)
         assert at in engine.translations.at
         before = here.counters()["translated"]
         assert run() == 500_500
