@@ -13,7 +13,7 @@ import pytest
 from hartwood.lab import LabError, Skip
 from hartwood.lab.machine import IDENTITY, describe, revision
 from hartwood.lab.results import run_from, run_json
-from hartwood.lab.runner import FEWEST, MODES, Mode, chosen, measure, run
+from hartwood.lab.runner import FEWEST, MODES, Mode, chosen, measure, middle, run
 from hartwood.lab.worker import Entry, Sample, WorkerLost
 
 QUICK = Mode("test", 30, 0.5, 1.0)
@@ -103,9 +103,27 @@ def test_a_steady_benchmark_ends_its_warm_up_early(clock: Clock) -> None:
     assert series.warmup.first == 0.25
     assert series.warmup.seconds < QUICK.warmup / 2
     assert len(series.samples) == QUICK.samples
-    assert sum(sample.wall for sample in series.samples) == pytest.approx(1.0, rel=0.05)
+    timed = QUICK.parts * sum(sample.wall for sample in series.samples)
+    assert timed == pytest.approx(QUICK.measurement, rel=0.1)
     assert series.counters == {"work": 7}, "of one call"
     assert worker.log == ["prepare a 3", "check a", "release a"]
+
+
+def test_a_sample_is_the_median_of_its_parts() -> None:
+    parts = [
+        Sample(3, 5.0, 1.0, {"work": 3}, switches=1),
+        Sample(3, 1.0, 4.0, {"work": 3}, steal=2),
+        Sample(3, 2.0, 2.0, {"work": 3}, collections=1),
+    ]
+    assert middle(parts) == Sample(3, 2.0, 2.0, {"work": 3}, 1, 2, 1)
+    assert middle(parts[:1]) is parts[0]
+
+
+def test_a_preemption_spoils_a_part_and_not_the_sample(clock: Clock) -> None:
+    worker: Any = FakeWorker(clock, cost=lambda call: 0.05 if call % 97 == 0 else 0.001)
+    series = measure(worker, entry(), QUICK, 1)
+    typical = [sample.wall / sample.loops for sample in series.samples]
+    assert sorted(typical)[len(typical) * 9 // 10] == pytest.approx(0.001)
 
 
 def test_classic_warms_up_as_long_as_it_says(clock: Clock) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 
 from hartwood.lab.machine import describe, revision
 from hartwood.lab.results import Benchmark, Run, Warmup, now
@@ -22,7 +23,8 @@ from hartwood.lab.workload import LabError, Skip, select
 class Mode:
     """How long to look: `warmup` and `measurement` are seconds a benchmark and at most that;
     `settle` ends the warm-up when it is steady. `processes` share the samples: what differs from
-    process to process (layout, hash seed) is then part of the spread."""
+    process to process (layout, hash seed) is then part of the spread. A sample is the median of
+    `parts` timings one after the other, since a preemption spoils one of them and not all."""
 
     name: str
     samples: int
@@ -30,6 +32,7 @@ class Mode:
     measurement: float
     processes: int = 1
     settle: bool = True
+    parts: int = 5
 
 
 MODES = {
@@ -80,15 +83,32 @@ def measure(worker: Worker, entry: Entry, mode: Mode, seed: int) -> Series:
     warmup = Warmup(time.monotonic() - begin, len(times), first, steady)
     share = max(FEWEST, mode.samples // mode.processes)
     budget = mode.measurement / mode.processes
-    loops = worker.calibrate(entry.name, budget / share)
+    loops = worker.calibrate(entry.name, budget / share / mode.parts)
+    # Where one call is longer than a part should be, it is all there is of a sample.
+    parts = mode.parts if loops > 1 else 1
     samples: list[Sample] = []
     give_up = time.monotonic() + _PATIENCE * budget
     while len(samples) < share and (len(samples) < FEWEST or time.monotonic() < give_up):
-        samples.append(worker.sample(entry.name, loops))
+        samples.append(middle([worker.sample(entry.name, loops) for _ in range(parts)]))
     worker.check(entry.name)
     counters = worker.sample(entry.name, 1).counters
     worker.release(entry.name)
     return Series(warmup, samples, counters)
+
+
+def middle(parts: Sequence[Sample]) -> Sample:
+    """The median of some timings of as many loops on each clock; what disturbed them adds up."""
+    if len(parts) == 1:
+        return parts[0]
+    return Sample(
+        parts[0].loops,
+        median(part.wall for part in parts),
+        median(part.cpu for part in parts),
+        parts[0].counters,
+        sum(part.switches for part in parts),
+        sum(part.steal for part in parts),
+        sum(part.collections for part in parts),
+    )
 
 
 def summarise(entry: Entry, series: Sequence[Series]) -> Benchmark:
@@ -209,7 +229,8 @@ def run(
         machine=describe(),
         settings={
             "mode": mode.name, "samples": mode.samples, "warmup": mode.warmup,
-            "measurement": mode.measurement, "processes": mode.processes, "seed": seed,
+            "measurement": mode.measurement, "processes": mode.processes, "parts": mode.parts,
+            "seed": seed,
             "select": " ".join(selectors), "peers": peers,
         },
         benchmarks=found,
