@@ -188,12 +188,15 @@ def test_rows_of_a_run_say_what_matters() -> None:
     made = run(good=times(1e-6), bad=[1.0])
     made.benchmarks[0].unit = "reads"
     made.benchmarks[0].outliers.wall.mild = 3
+    made.benchmarks[0].warmup.samples = 20
     made.benchmarks[0].outliers.causes = {"steal": 3}
     made.benchmarks[1].status, made.benchmarks[1].reason = "failed", "wrong answer"
     good, bad = run_rows(made)
     assert good[0] == "good"
     assert good[1].endswith("/read")
     assert good[4:] == ["3 0 of 60", "not steady, 3 steal"]
+    made.benchmarks[0].warmup.samples = 2
+    assert run_rows(made)[0][5].startswith("calls too long to tell")
     assert bad[0] == "bad"
     assert bad[-1] == "failed: wrong answer"
     assert outlier_rates(made) == (3 / 61, 0.0)

@@ -8,7 +8,7 @@ from statistics import mean, median, stdev
 
 from hartwood.lab.compare import Cell, Row
 from hartwood.lab.results import Benchmark, Run
-from hartwood.lab.steady import median_interval
+from hartwood.lab.steady import WINDOW, median_interval
 
 _SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"), (1e-12, "ps"))
 #: Share of samples that may be outliers before the suite counts as disturbed.
@@ -55,7 +55,9 @@ def run_rows(run: Run) -> list[list[str]]:
         wall, cpu = _outlying(benchmark)
         causes = benchmark.outliers.causes
         notes = [f"{count} {cause}" for cause, count in sorted(causes.items())]
-        if not benchmark.warmup.steady:
+        if benchmark.warmup.samples < 2 * WINDOW:
+            notes.insert(0, "calls too long to tell whether steady")
+        elif not benchmark.warmup.steady:
             notes.insert(0, "not steady")
         rows.append([
             benchmark.name,
