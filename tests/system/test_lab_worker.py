@@ -101,6 +101,12 @@ def garbage(rng):
 def _(enabled):
     assert enabled in (True, False)
 
+@workload("temporary", unit="calls")
+def temporary(rng):
+    import tempfile
+    folder = tempfile.mkdtemp()
+    return lambda: print(folder, file=sys.stderr) or folder.count("hartwood-lab-"), 1
+
 @workload("children", unit="calls")
 def children(rng):
     import subprocess
@@ -249,6 +255,18 @@ def _state(pid: str) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return ""
+
+
+@pytest.mark.parametrize("end", ["quit", "kill"])
+def test_temporary_files_go_with_the_worker(end: str, file: Path) -> None:
+    with Worker(files=[file], own=False) as worker:
+        worker.prepare("temporary", 1)
+        folder = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"TMPDIR=")[1]
+        left = Path(folder.split(b"\0")[0].decode())
+        assert len(list(left.iterdir())) == 1
+        if end == "kill":
+            os.kill(worker.pid, signal.SIGKILL)
+    assert not left.exists()
 
 
 def test_the_collector_is_on_or_off_as_one_likes(file: Path) -> None:

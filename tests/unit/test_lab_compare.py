@@ -69,6 +69,24 @@ def test_the_interval_covers_the_truth() -> None:
     assert hits >= 105
 
 
+def test_arms_of_one_run_are_compared_pair_by_pair() -> None:
+    """Noise that is common to both sides of a pair hides nothing; to each by itself it does."""
+    rng = random.Random(3)
+    noise = [rng.choice([1.0, 1.3, 1.6]) for _ in range(60)]
+    old = run(a=[t * n for t, n in zip(times(1.0), noise, strict=True)])
+    new = run(a=[t * n for t, n in zip(times(1.05, seed=2), noise, strict=True)])
+    apart = compare([old, new])[0].cells[1]
+    assert apart.high - apart.low > 0.1
+    for each in (old, new):
+        each.settings = {"arms": 2}
+    new.created = old.created
+    pairs = compare([old, new])[0].cells[1]
+    assert 1.02 < pairs.low < pairs.ratio < pairs.high < 1.08
+    new.benchmarks[0].cpu.pop()
+    new.benchmarks[0].wall.pop()
+    assert compare([old, new])[0].cells[1].low < 1.0, "pairs that do not match are none"
+
+
 def test_long_series_are_resampled_in_pieces() -> None:
     low, high = ratio_interval([1.0] * 3000, [2.0] * 3000)
     assert (low, high) == (2.0, 2.0)

@@ -11,6 +11,9 @@ from hartwood.lab.results import Benchmark, Run
 from hartwood.lab.steady import WINDOW, median_interval
 
 _SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"), (1e-12, "ps"))
+#: What two processes of the same code differ by, whatever the samples of either say: layout of
+#: memory and hash tables. Measured, see docs/BENCHMARKING.md; only many processes average it out.
+OFFSET = 0.03
 #: Share of samples that may be outliers before the suite counts as disturbed.
 MANY_OUTLIERS = 0.02
 
@@ -91,13 +94,16 @@ def _shown(cell: Cell | None, first: bool) -> str:
     return f"{cell.ratio:.3f} [{cell.low:.3f} {cell.high:.3f}] {seconds(cell.seconds)}"
 
 
+def _differs(cell: Cell | None) -> bool:
+    return cell is not None and abs(cell.ratio - 1) > OFFSET and not cell.low <= 1 <= cell.high
+
+
 def print_comparison(rows: Sequence[Row], labels: Sequence[str]) -> None:
-    """Print a comparison; a "!" marks intervals that do not contain 1."""
+    """Print a comparison; a "!" marks ratios that neither their interval nor `OFFSET` explains."""
     lines = []
     for row in rows:
         cells = [_shown(cell, index == 0) for index, cell in enumerate(row.cells)]
-        differs = any(cell and not cell.low <= 1 <= cell.high for cell in row.cells)
-        lines.append([row.name, *cells, "!" if differs else ""])
+        lines.append([row.name, *cells, "!" if any(map(_differs, row.cells)) else ""])
     _print(["benchmark", *labels, ""], lines)
 
 

@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -99,7 +99,7 @@ def run_(
 ) -> int:
     """Run benchmarks on the tree as it is."""
     from hartwood.lab.results import baseline_path, load_run, save_run
-    from hartwood.lab.runner import run
+    from hartwood.lab.runner import Arm, run
     from hartwood.lab.table import print_comparison, print_run
 
     # What cannot be used is said before the time is spent.
@@ -107,9 +107,10 @@ def run_(
     targets = [path for path in (json, baseline_path(save) if save else None) if path]
     mode = _mode(quick, full, classic)
     with _progress() as progress:
-        found = run(
-            select or [], mode=mode, seed=seed, files=file or [], peers=peers, progress=progress
-        )
+        (found,) = run(
+            select or [], mode=mode, seed=seed, arms=[Arm(file or [])], peers=peers,
+            progress=progress,
+        )  # fmt: skip
     # Before the table: whoever closes the pipe wants the results all the same.
     for target in targets:
         save_run(found, target)
@@ -137,24 +138,25 @@ def compare_(
 ) -> None:
     """Compare runs: a table with ratios to the first and their 95 % intervals."""
     from hartwood.lab.compare import checkout, import_paths, resolve
-    from hartwood.lab.runner import run
+    from hartwood.lab.runner import Arm, run
     from hartwood.lab.table import print_comparison
     from hartwood.lab.workload import LabError
 
     if len(what) < 2:
         raise LabError("compare wants at least two runs, baselines or revisions")
     mode = _mode(quick, full, classic)
-
-    def measured(revision: str) -> Run:
-        with checkout(repo, revision) as tree, _progress() as progress:
-            return run(
-                select or [], mode=mode, seed=seed, files=[tree / each for each in file or []],
-                paths=import_paths(tree), cwd=tree, progress=progress,
-            )  # fmt: skip
-
     # All of them before any is measured: a slip of the pen costs no minutes.
     meant = [resolve(name, repo) for name in what]
-    runs = [measured(each) if isinstance(each, str) else each for each in meant]
+    revisions = list(dict.fromkeys(each for each in meant if isinstance(each, str)))
+    measured: dict[str, Run] = {}
+    if revisions:
+        with ExitStack() as stack:
+            trees = [stack.enter_context(checkout(repo, each)) for each in revisions]
+            arms = [Arm([tree / f for f in file or []], import_paths(tree), tree) for tree in trees]
+            progress = stack.enter_context(_progress())
+            found = run(select or [], mode=mode, seed=seed, arms=arms, progress=progress)
+        measured = dict(zip(revisions, found, strict=True))
+    runs = [measured[each] if isinstance(each, str) else each for each in meant]
     _compare(runs, what, select or [], any_machine, print_comparison)
 
 
