@@ -39,6 +39,12 @@ def _(answer):
 
 counted.counters(lambda: work)
 
+stalls = iter([0])  # the set-up takes the first
+
+@workload("stalls", unit="calls")
+def stalling(rng):
+    return lambda: time.sleep(stall) if (stall := next(stalls, 0)) else None, None
+
 @workload("loud", unit="calls")
 def loud(rng):
     def call():
@@ -147,6 +153,14 @@ def test_list_prepare_calibrate_sample_check(worker: Worker) -> None:
     worker.release("sum")
     with pytest.raises(LabError, match="sum: not prepared"):
         worker.sample("sum", 1)
+
+
+def test_one_stall_does_not_spoil_a_calibration(file: Path) -> None:
+    text = file.read_text().replace("iter([0])", "iter([0, 0.05])")
+    file.write_text(text)
+    with Worker(files=[file], own=False) as worker:
+        worker.prepare("stalls", 1)
+        assert worker.calibrate("stalls", 0.02) > 100
 
 
 def test_counters_are_those_of_the_sample(worker: Worker) -> None:

@@ -183,6 +183,18 @@ def test_code_that_changes_while_it_is_sampled_is_not_steady(clock: Clock) -> No
     assert not found.warmup.steady
 
 
+@pytest.mark.parametrize(("cost", "parts"), [(0.001, 5), (0.0101, 3), (0.02, 1), (0.5, 1)])
+def test_a_sample_has_as_many_timings_as_it_has_room_for(
+    cost: float, parts: int, clock: Clock
+) -> None:
+    worker: Any = FakeWorker(clock, cost=lambda call: cost)
+    mode = Mode("room", 10, 0.01, 10 * 0.031)
+    series = measure(worker, entry(), mode, 1)
+    before = series.warmup.samples * max(1, round(0.005 / cost))
+    sampled = worker.calls - before - 1  # the last one is for the counters
+    assert sampled == len(series.samples) * parts * series.loops
+
+
 def test_long_calls_get_few_samples_and_not_none(clock: Clock) -> None:
     worker: Any = FakeWorker(clock, cost=lambda call: 3.0)
     series = measure(worker, entry(), QUICK, 1)

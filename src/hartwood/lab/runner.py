@@ -66,9 +66,11 @@ def _silent(done: int, total: int, name: str, phase: str) -> None:
 
 @dataclass
 class Series:
-    """What one process measured of one benchmark; a timing is of `loops` calls."""
+    """What one process measured of one benchmark; a timing is of `loops` calls, and one call takes
+    about `call` seconds of wall time."""
 
     warmup: Warmup
+    call: float
     loops: int
     samples: list[Sample] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
@@ -80,16 +82,17 @@ def warm_up(worker: Worker, entry: Entry, mode: Mode, seed: int) -> Series:
     begin = time.monotonic()
     loops = worker.calibrate(entry.name, _STEP)
     times: list[float] = []
-    steady = False
+    steady, call = False, 0.0
     while (passed := time.monotonic() - begin) < mode.warmup or not times:
         sample = worker.sample(entry.name, loops)
         times.append((sample.cpu if entry.clock == "cpu" else sample.wall) / loops)
+        call = sample.wall / loops
         steady = is_steady(times)
         if steady and mode.settle and passed >= mode.warmup / 5:
             break
     warmup = Warmup(time.monotonic() - begin, len(times), first, steady)
     loops = worker.calibrate(entry.name, mode.measurement / mode.samples / mode.parts)
-    return Series(warmup, loops)
+    return Series(warmup, call, loops)
 
 
 def finish(worker: Worker, entry: Entry, series: Series) -> None:
@@ -179,7 +182,7 @@ class _Side:
             # The hash seed decides how sets and dictionaries are laid out.
             self._worker = self._starter(
                 files=arm.files, own=not arm.files, paths=arm.paths, cwd=arm.cwd,
-                hash_seed=self._seed * 100 + number,
+                hash_seed=(self._seed * 100 + number) % (1 << 32),
             )  # fmt: skip
             self._number = number
         return self._worker
@@ -231,8 +234,10 @@ def _measure(sides: Sequence[_Side], name: str, number: int, mode: Mode, seed: i
     loops = max((series.loops for _, _, series in going.values()), default=1)
     for _, _, series in going.values():
         series.loops = loops
-    # Where one call is longer than a part should be, it is all there is of a sample.
-    turns = mode.parts if loops > 1 else 1
+    # Where one call is longer than a part should be, a sample has as many as it has room for.
+    longest = max((series.call for _, _, series in going.values()), default=1.0)
+    room = int(mode.measurement / mode.samples / max(longest, 1e-9))
+    turns = mode.parts if loops > 1 else min(mode.parts, max(1, room))
     share = max(FEWEST, mode.samples // mode.processes)
     give_up = time.monotonic() + _PATIENCE * mode.measurement / mode.processes * len(going)
     for taken in range(share):

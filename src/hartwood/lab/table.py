@@ -76,7 +76,7 @@ def run_rows(run: Run) -> list[list[str]]:
 def print_run(run: Run) -> None:
     """Print a run, and what its samples say about the machine on standard error."""
     columns = ["benchmark", "median", "95 %", "CV", "outliers wall cpu", ""]
-    _print(columns, run_rows(run))
+    print_table(columns, run_rows(run))
     states = [benchmark.status for benchmark in run.benchmarks]
     wall, cpu = outlier_rates(run)
     line = f"{states.count('ok')} ok, {states.count('failed')} failed, "
@@ -104,10 +104,11 @@ def print_comparison(rows: Sequence[Row], labels: Sequence[str]) -> None:
     for row in rows:
         cells = [_shown(cell, index == 0) for index, cell in enumerate(row.cells)]
         lines.append([row.name, *cells, "!" if any(map(_differs, row.cells)) else ""])
-    _print(["benchmark", *labels, ""], lines)
+    print_table(["benchmark", *labels, ""], lines)
 
 
-def _print(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal, lines with tabs in a pipe."""
     if not sys.stdout.isatty():
         for row in rows:
             print("\t".join(row).rstrip("\t"))
@@ -115,7 +116,9 @@ def _print(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         # Nothing in a name or an error is markup.
         table.add_row(*(cell.replace("[", "\\[") for cell in row))

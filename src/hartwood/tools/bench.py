@@ -18,6 +18,7 @@ import typer
 if TYPE_CHECKING:
     from hartwood.lab.results import Run
     from hartwood.lab.runner import Mode, Progress
+    from hartwood.lab.worker import Worker
 
 app = typer.Typer(help="The performance laboratory: run, compare and judge benchmarks.")
 
@@ -51,30 +52,40 @@ def list_(
     ] = False,
 ) -> None:
     """List the benchmarks."""
+    from hartwood.lab.table import print_table
     from hartwood.lab.worker import Worker
-    from hartwood.lab.workload import LabError, Skip
+    from hartwood.lab.workload import LabError
     from hartwood.lab.workload import select as choose
 
-    with Worker(files=file or [], own=not file) as worker:
+    bad, rows = [], []
+    with Worker(files=file or [], own=not file) as worker, _progress() as progress:
         entries = choose(worker.list(), select or [])
         broken = {} if select else worker.broken
-        bad = [f"{name}: cannot be loaded: {why}" for name, why in broken.items()]
-        for entry in entries:
-            where = "gate" if entry.gate else f"not in the gate: {entry.why}"
-            columns = [entry.name, entry.family, entry.component, entry.unit, where]
+        bad += [f"{name}: cannot be loaded: {why}" for name, why in broken.items()]
+        for index, entry in enumerate(entries):
+            state = "gate" if entry.gate else f"not in the gate: {entry.why}"
             if check:
-                try:
-                    worker.prepare(entry.name, 1)
-                    worker.release(entry.name)
-                    columns[-1] = "ok"
-                except Skip as reason:
-                    columns[-1] = f"skipped: {reason}"
-                except LabError as error:
-                    columns[-1] = "failed"
-                    bad.append(str(error))
-            print("\t".join(columns), flush=True)
+                progress(index, len(entries), entry.name, "check")
+                state = _checked(worker, entry.name, bad)
+            rows.append([entry.name, entry.family, entry.component, entry.unit, state])
+    print_table(["benchmark", "family", "component", "unit", ""], rows)
     if bad:
         raise LabError(f"{len(bad)} of {len(entries) + len(broken)} are bad: {'; '.join(bad)}")
+
+
+def _checked(worker: Worker, name: str, bad: list[str]) -> str:
+    """What came of one call; what is wrong with it is added to `bad`."""
+    from hartwood.lab.workload import LabError, Skip
+
+    try:
+        worker.prepare(name, 1)
+        worker.release(name)
+    except Skip as reason:
+        return f"skipped: {reason}"
+    except LabError as error:
+        bad.append(str(error))
+        return "failed"
+    return "ok"
 
 
 @app.command("run")
