@@ -213,8 +213,9 @@ def test_rows_of_a_run_say_what_matters() -> None:
     assert good[0] == "good"
     assert good[1].endswith("/read")
     assert good[4:] == ["3 0 of 60", "not steady, 3 steal"]
-    made.benchmarks[0].warmup.samples = 2
+    made.benchmarks[0].warmup.samples, made.benchmarks[0].retaken = 2, 4
     assert run_rows(made)[0][5].startswith("calls too long to tell")
+    assert run_rows(made)[0][5].endswith("4 retaken")
     assert bad[0] == "bad"
     assert bad[-1] == "failed: wrong answer"
     assert outlier_rates(made) == (3 / 61, 0.0)

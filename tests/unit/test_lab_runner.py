@@ -70,6 +70,7 @@ class FakeWorker:
     log: list[str] = field(default_factory=list)
     pinned: list[int] = field(default_factory=list)
     label: str = ""
+    always: int = 0
 
     def pin(self, cpus: list[int]) -> None:
         self.pinned = cpus
@@ -153,6 +154,23 @@ def test_a_preemption_spoils_a_part_and_not_the_sample(clock: Clock) -> None:
     series = measure(worker, entry(), QUICK, 1)
     typical = [sample.wall / sample.loops for sample in series.samples]
     assert sorted(typical)[len(typical) * 9 // 10] == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize(("clock_name", "again"), [("cpu", 3), ("wall", 0)])
+@pytest.mark.parametrize("always", [0, 1])
+def test_a_timing_without_its_processor_is_taken_again(
+    always: int, clock_name: str, again: int, clock: Clock
+) -> None:
+    class Disturbed(FakeWorker):
+        def sample(self, name: str, loops: int) -> Sample:
+            plain = super().sample(name, loops)
+            return Sample(loops, plain.wall, plain.cpu, plain.counters, switches=self.always)
+
+    worker: Any = Disturbed(clock, always=always)
+    mode = Mode("disturbed", 20, 0.2, 10.0, parts=1)
+    series = measure(worker, entry(clock=clock_name), mode, 1)
+    assert len(series.samples) >= 10, "in the end they have to do"
+    assert series.retaken == again * always * len(series.samples)
 
 
 def test_classic_warms_up_as_long_as_it_says(clock: Clock) -> None:

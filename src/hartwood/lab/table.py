@@ -58,6 +58,8 @@ def run_rows(run: Run) -> list[list[str]]:
         wall, cpu = _outlying(benchmark)
         causes = benchmark.outliers.causes
         notes = [f"{count} {cause}" for cause, count in sorted(causes.items())]
+        if benchmark.retaken:
+            notes.append(f"{benchmark.retaken} retaken")
         if benchmark.warmup.samples < 2 * WINDOW:
             notes.insert(0, "calls too long to tell whether steady")
         elif not benchmark.warmup.steady:
