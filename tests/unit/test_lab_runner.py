@@ -117,6 +117,7 @@ def run_one(*arguments: Any, **options: Any) -> Run:
 def measure(worker: Any, entry: Entry, mode: Mode, seed: int) -> Series:
     """One benchmark in one worker, as `run` does it."""
     side = _Side(Arm(), 1, lambda **options: worker)
+    side.entries = {entry.name: entry}
     _measure([side], entry.name, 0, mode, seed)
     assert not side.lost
     return side.series[entry.name][0]
