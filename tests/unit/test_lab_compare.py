@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -221,3 +222,9 @@ def test_rows_of_a_run_say_what_matters() -> None:
     assert outlier_rates(made) == (3 / 61, 0.0)
     assert variation([1.0]) == 0.0
     assert variation([1.0, 3.0]) == pytest.approx(0.7071, abs=1e-4)
+
+
+def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    with pytest.raises(LabError, match=r"numpy is not installed: pip install 'hartwood\[lab\]'"):
+        compare([run(a=times(1.0)), run(a=times(1.1))])
