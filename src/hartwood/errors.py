@@ -12,6 +12,9 @@ from os import strerror
 class Error(Exception):
     """Base of every error that Hartwood raises. Its text is one line for a person to read."""
 
+    #: What a command that ends with this error exits with.
+    exit_status = 1
+
 
 class EncodingError(Error):
     """An encoding row that is not well formed, or a field value that does not fit its row."""

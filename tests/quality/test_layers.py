@@ -30,9 +30,9 @@ def test_llvm_is_known_to_two_modules_of_jit() -> None:
     assert {room_of(who) for who in users} <= {"jit"}, users
 
 
-def test_numpy_stays_out() -> None:
-    heavy = {(who, what) for who, what, _ in imports() if what.partition(".")[0] == "numpy"}
-    assert not heavy
+def test_numpy_is_for_the_laboratory_only() -> None:
+    users = {who for who, what, _ in imports() if what.partition(".")[0] in ("numpy", "scipy")}
+    assert {room_of(who) for who in users} <= {"lab"}, users
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hartwood.machine.hart import Hart as Hart
+    from hartwood.machine.hart import Machine as Machine
+    from hartwood.machine.hart import Stop as Stop
+
+__all__ = ["Hart", "Machine", "Stop"]
+
 
 def __getattr__(name: str) -> object:
-    if name in ("Hart", "Machine", "Stop"):
+    if name in __all__:
         from hartwood.machine import hart
 
         return getattr(hart, name)

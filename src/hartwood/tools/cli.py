@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hartwood.errors import Error
+from hartwood.tools import bench
 from hartwood.tools import run as run_command
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ guests_app = typer.Typer(help="Get real guests: Debian's riscv64 programs and ke
 cache_app = typer.Typer(help="The translated code kept on disk.")
 app.add_typer(guests_app, name="guests")
 app.add_typer(cache_app, name="cache")
+app.add_typer(bench.app, name="bench")
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +46,7 @@ def main(arguments: list[str]) -> int:
         return 130
     except Error as error:
         sys.stderr.write(f"hartwood: {error}\n")
-        return 1
+        return error.exit_status
     except BrokenPipeError:
         # The reader has gone; what is still buffered must not complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
