@@ -15,8 +15,9 @@ from hartwood.lab.results import Scalar, _want, decode, read_json, write_json
 from hartwood.lab.workload import LabError
 
 SCHEMA = "hartwood-lab-gate/1"
-#: `new`: the base does not have it, so there is nothing to compare; it never blocks by itself.
-VERDICTS = ("pass", "regressed", "improved", "inconclusive", "new")
+#: `new`: the base does not have it; `skipped`: neither revision can run it on this machine, and
+#: `reason` says why. Neither blocks by itself, but a gate that has nothing else could not judge.
+VERDICTS = ("pass", "regressed", "improved", "inconclusive", "new", "skipped")
 #: Labels on a proven regression (or improvement) by its size: `warning` from --warn, `alert` from
 #: --alert on, `slight` below either; "" where nothing is proven.
 SEVERITIES = ("", "slight", "warning", "alert")
