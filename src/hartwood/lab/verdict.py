@@ -108,7 +108,7 @@ def signed_rank(trials: Sequence[float], bound: float) -> float:
     doubled = {size: 2 * sizes.index(size) + sizes.count(size) + 1 for size in set(sizes)}
     observed = sum(doubled[value] for value in apart if value > 0)
     counts = _rank_sums(tuple(sorted(doubled[abs(value)] for value in apart)))
-    return sum(counts[observed:]) / 2 ** len(apart)
+    return float(sum(counts[observed:]) / 2 ** len(apart))
 
 
 @lru_cache(maxsize=256)
