@@ -83,6 +83,10 @@ def blame(shares: Mapping[str, float]) -> Culprit:
     return Culprit("", f"no single component: {name} has {shares[name]:.0%}", dict(shares))
 
 
+def _moved(file: Path, old: Path, new: Path) -> Path:
+    return new / file.relative_to(old) if file.is_relative_to(old) else file
+
+
 def attribute(
     base: Arm,
     head: Arm,
@@ -116,9 +120,7 @@ def attribute(
         found: dict[str, list[float]] = {entry.name: [] for entry in entries}
         try:
             with reverted(base.tree, head.tree, changes) as tree:
-                files_of = tuple(
-                    tree.path / file.relative_to(head.tree.path) for file in head.files
-                )
+                files_of = tuple(_moved(file, head.tree.path, tree.path) for file in head.files)
                 arm = Arm("head", tree, files_of, head.own, head.serve)
                 for _ in range(2):
                     with Pair(base, arm, source.getrandbits(31), patience) as pair:
