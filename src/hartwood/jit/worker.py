@@ -173,7 +173,12 @@ class Worker:
             self._store.trim()
 
     def _bank(self, name: str) -> None:
-        data = bank_image(RISCV, name).dump()
+        if name.startswith("system-"):
+            from hartwood.jit.system import system_image  # user mode never needs it
+
+            data = system_image(name).dump()
+        else:
+            data = bank_image(RISCV, name).dump()
         self._reply("bank", name, data)
         if self._store is not None:
             self._store.put(f"bank-{name}", "image", data)
