@@ -13,8 +13,6 @@ from hartwood.jit import abi
 #: Entries of each TLB. Sixteen bytes each: the page's virtual address, and what added to a virtual
 #: address gives the host's (or, for fetches, added to eight times it, the record's).
 TLB_ENTRIES = 256
-#: Regions of memory that a machine can have.
-REGIONS = 8
 #: Bytes of records a page of memory has: one for each halfword, then what runs off its end.
 RECORDS_PER_PAGE = 2048 * abi.RECORD + 64
 #: Instructions between two looks at the clock.
@@ -65,7 +63,7 @@ FIELDS: abi.Fields = (
     ("memory", 8, 1),  # host address of guest memory
     ("records", 8, 1),  # host address of its records
     ("flags", 8, 1),  # host address of a byte a page: 0, or 1 + stores since it was code
-    ("regions", 8, 3 * REGIONS),  # first address, size, offset from `memory`
+    ("regions", 8, 1),  # host address of its table: first address, size, offset from `memory`
     ("tlb_misses", 8, 1),
     ("tlb_flushes", 8, 1),
     *((name, 8, 1) for name in REGISTERS),

@@ -14,8 +14,9 @@ from hartwood.isa.insnset import InsnSet
 from hartwood.isa.riscv import pmp, sv, trap
 from hartwood.isa.riscv.system import SUM
 from hartwood.jit import sysabi
-from hartwood.jit.sysabi import CONTEXTS, RECORDS_PER_PAGE, REGIONS, TLB_ENTRIES, field
+from hartwood.jit.sysabi import CONTEXTS, RECORDS_PER_PAGE, TLB_ENTRIES, field
 from hartwood.jit.words import NativeHart
+from hartwood.mem.ram import REGIONS
 
 #: What a walk gives where it has to begin again, in place of a cause.
 AGAIN = 64
@@ -252,7 +253,7 @@ ask:
 }}
 define ptr @ram(ptr %s, i64 %at) #0 {{
   %memory = load ptr, ptr $memory
-  %first = getelementptr i8, ptr $regions, i64 0
+  %first = load ptr, ptr $regions
   br label %next
 next:
   %i = phi i64 [0, %0], [%j, %more]
