@@ -46,6 +46,7 @@ FIELDS: abi.Fields = (
     ("goal", 8, 1),  # instructions retired when `budget` is used up
     ("left", 8, 1),  # instructions that may run after `budget` is used up
     ("supervisor_calls", 8, 1),  # non-zero: ecall from S-mode goes to Python
+    ("running", 4, 1),  # the hart is inside native code
     ("physical", 8, 1),  # what the last walk found, and the bytes of that page less one
     ("span", 8, 1),
     ("nothing", 8, 1),  # what is read where there is nothing to read
@@ -63,7 +64,9 @@ FIELDS: abi.Fields = (
     ("memory", 8, 1),  # host address of guest memory
     ("records", 8, 1),  # host address of its records
     ("flags", 8, 1),  # host address of a byte a page: 0, or 1 + stores since it was code
-    ("regions", 8, 1),  # host address of its table: first address, size, offset from `memory`
+    ("table", 8, 1),  # host address of the table of regions and harts (`mem.ram`)
+    ("posted", 4, 1),  # software interrupts sent by others, not in mip yet
+    ("flush_asked", 4, 1),  # by another hart: forget translations
     ("tlb_misses", 8, 1),
     ("tlb_flushes", 8, 1),
     *((name, 8, 1) for name in REGISTERS),

@@ -16,7 +16,7 @@ from hartwood.isa.riscv.system import SUM
 from hartwood.jit import sysabi
 from hartwood.jit.sysabi import CONTEXTS, RECORDS_PER_PAGE, TLB_ENTRIES, field
 from hartwood.jit.words import NativeHart
-from hartwood.mem.ram import REGIONS
+from hartwood.mem.ram import HARTS_AT, LOCK_AT, REGIONS
 
 #: What a walk gives where it has to begin again, in place of a cause.
 AGAIN = 64
@@ -253,7 +253,7 @@ ask:
 }}
 define ptr @ram(ptr %s, i64 %at) #0 {{
   %memory = load ptr, ptr $memory
-  %first = load ptr, ptr $regions
+  %first = load ptr, ptr $table
   br label %next
 next:
   %i = phi i64 [0, %0], [%j, %more]
@@ -336,34 +336,75 @@ next1:
 end:
   ret void
 }}
+define void @lock(ptr %s) #0 {{
+  %table = load ptr, ptr $table
+  %word = getelementptr i8, ptr %table, i64 {LOCK_AT}
+  br label %try
+try:
+  %old = atomicrmw xchg ptr %word, i64 1 seq_cst
+  %free = icmp eq i64 %old, 0
+  br i1 %free, label %mine, label %try
+mine:
+  ret void
+}}
+define void @unlock(ptr %s) #0 {{
+  %table = load ptr, ptr $table
+  %word = getelementptr i8, ptr %table, i64 {LOCK_AT}
+  store atomic i64 0, ptr %word seq_cst, align 8
+  ret void
+}}
+define void @fence_code(ptr %s) #0 {{
+  %table = load ptr, ptr $table
+  %who = getelementptr i8, ptr %table, i64 {HARTS_AT + 8}
+  %second = load ptr, ptr %who
+  %alone = icmp eq ptr %second, null
+  br i1 %alone, label %out, label %flush
+flush:
+  call void @flush(ptr %s, i64 0, i1 true)
+  ret void
+out:
+  ret void
+}}
 define void @drop(ptr %s, i64 %tlb, i64 %shift, i64 %base) #0 {{
-  %tlbs = getelementptr i8, ptr %s, i64 {_TLBS}
+  %table = load ptr, ptr $table
+  br label %hart
+hart:
+  %n = phi i64 [{HARTS_AT}, %0], [%n2, %after]
+  %who = getelementptr i8, ptr %table, i64 %n
+  %other = load volatile ptr, ptr %who
+  %n2 = add i64 %n, 8
+  %last = icmp eq ptr %other, null
+  br i1 %last, label %out, label %there
+there:
+  %tlbs = getelementptr i8, ptr %other, i64 {_TLBS}
   br label %context
 context:
-  %c = phi i64 [%tlb, %0], [%d, %after]
+  %c = phi i64 [%tlb, %there], [%d, %contextend]
   br label %loop
 loop:
   %i = phi i64 [0, %context], [%j, %next]
   %at = add i64 %c, %i
   %e = getelementptr i8, ptr %tlbs, i64 %at
-  %tag = load i64, ptr %e
+  %tag = load volatile i64, ptr %e
   %ap = getelementptr i8, ptr %e, i64 8
-  %add = load i64, ptr %ap
+  %add = load volatile i64, ptr %ap
   %scaled = shl i64 %tag, %shift
   %target = add i64 %scaled, %add
   %same = icmp eq i64 %target, %base
   br i1 %same, label %kill, label %next
 kill:
-  store i64 -1, ptr %e
+  store volatile i64 -1, ptr %e
   br label %next
 next:
   %j = add i64 %i, 16
   %done = icmp eq i64 %j, {TLB_ENTRIES * 16}
-  br i1 %done, label %after, label %loop
-after:
+  br i1 %done, label %contextend, label %loop
+contextend:
   %d = add i64 %c, {_CONTEXT}
   %end = icmp uge i64 %d, {CONTEXTS * _CONTEXT}
-  br i1 %end, label %out, label %context
+  br i1 %end, label %after, label %context
+after:
+  br label %hart
 out:
   ret void
 }}
@@ -371,6 +412,7 @@ define void @page_in(ptr %s, i64 %page) #0 {{
   %all = load ptr, ptr $records
   %at = mul i64 %page, {RECORDS_PER_PAGE}
   %base = getelementptr i8, ptr %all, i64 %at
+  call void @lock(ptr %s)
   br label %loop
 loop:
   %i = phi i64 [0, %0], [%j, %loop]
@@ -386,11 +428,13 @@ last:
   store ptr @cross, ptr %c2
   %flags = load ptr, ptr $flags
   %flag = getelementptr i8, ptr %flags, i64 %page
-  store i8 1, ptr %flag
+  store atomic i8 1, ptr %flag seq_cst, align 1
+  fence seq_cst
   %memory = load i64, ptr $memory
   %off = shl i64 %page, 12
   %host = add i64 %memory, %off
   call void @drop(ptr %s, i64 {TLB_ENTRIES * 16}, i64 0, i64 %host)
+  call void @unlock(ptr %s)
   ret void
 }}
 define void @wrote(ptr %s, ptr %host, i64 %size, ptr %rec) #0 {{
@@ -404,6 +448,7 @@ define void @wrote(ptr %s, ptr %host, i64 %size, ptr %rec) #0 {{
   %plain = icmp eq i8 %code, 0
   br i1 %plain, label %out, label %discard
 discard:
+  call void @lock(ptr %s)
   %in = and i64 %off, 4095
   %slot = lshr i64 %in, 1
   %prev = sub i64 %slot, 1
@@ -436,10 +481,12 @@ keep:
   %more = add i8 %code, 1
   %capped = select i1 %few, i8 %more, i8 %code
   store i8 %capped, ptr %flag
+  call void @unlock(ptr %s)
   ret void
 give:
-  store i8 0, ptr %flag
   call void @drop(ptr %s, i64 {2 * TLB_ENTRIES * 16}, i64 3, i64 %bi)
+  store atomic i8 0, ptr %flag seq_cst, align 1
+  call void @unlock(ptr %s)
   ret void
 out:
   ret void
@@ -533,9 +580,20 @@ tlbfill:
   %where = getelementptr i8, ptr %tlb, i64 %where0
   %hostpage = and i64 %h, -4096
   %add = sub i64 %hostpage, %vpage
-  store i64 %vpage, ptr %where
   %addp = getelementptr i8, ptr %where, i64 8
-  store i64 %add, ptr %addp
+  store volatile i64 -1, ptr %where
+  store volatile i64 %add, ptr %addp
+  store volatile i64 %vpage, ptr %where
+  br i1 %iswrite, label %recheck, label %filled
+recheck:
+  fence seq_cst
+  %flag2 = load volatile i8, ptr %flagp
+  %became = icmp ne i8 %flag2, 0
+  br i1 %became, label %undo, label %filled
+undo:
+  store volatile i64 -1, ptr %where
+  ret ptr %host
+filled:
   ret ptr %host
 code:
   %fresh1 = icmp eq i8 %flag, 0

@@ -135,7 +135,9 @@ class SystemHart(SystemWords, HandlerHart):
 
     # Memory and CSRs.
     def fence_i(self) -> None:
-        """Stores to code are seen at once (see `sysfunctions`, wrote)."""
+        """This hart sees stores to code at once (`@wrote`); what another hart made of a page
+        since this one arrived there is seen by arriving again."""
+        self.text.emit("call void @fence_code(ptr %s)")
         self._moved = True
 
     def zero_block(self, address: Val) -> None:
@@ -279,8 +281,8 @@ def _word(text: Text, record: str) -> tuple[str, str]:
     return word, straddles
 
 
-def _decode_to(text: Text, word: str, record: str) -> str:
-    """Decode into `record`; gives the handler. Its bank may be missing: then leave."""
+def _decode_to(text: Text, word: str, record: str, *, locked: bool = False) -> str:
+    """Decode into `record`; gives the handler. Its bank may be missing: then unlock and leave."""
     number = text.value(f"call i32 @decode_word(i32 {word}, ptr {record})")
     table = text.value(f"load ptr, ptr {text.value(field('handlers'))}")
     index = text.value(f"zext i32 {number} to i64")
@@ -291,6 +293,8 @@ def _decode_to(text: Text, word: str, record: str) -> str:
     text.emit(f"br i1 {missing}, label %{bank}, label %{known}, !prof !1")
     text.label(bank)
     _state_store(text, "tval", index)
+    if locked:
+        text.emit("call void @unlock(ptr %s)")
     _away(text, abi.BANK)
     text.label(known)
     return handler
@@ -316,9 +320,22 @@ def _decode() -> str:
     text.label("apart")
     _apart(text, word, "cross")
     text.label("within")
-    handler = _decode_to(text, word, "%rec")
+    # Locked, so that the record is of the word in memory now, or the one that writes it waits.
+    text.emit("call void @lock(ptr %s)")
+    host = text.value("call ptr @bytes_of(ptr %s, ptr %rec)")
+    low16 = text.value(f"load volatile i16, ptr {host}, align 2")
+    low = text.value(f"zext i16 {low16} to i32")
+    short = text.value(f"icmp ne i32 {text.value(f'and i32 {low}, 3')}, 3")
+    near = text.value(f"getelementptr i8, ptr {host}, i64 2")
+    # Where it is short the half after it is not looked at, but has to be there.
+    where = text.value(f"select i1 {short}, ptr {host}, ptr {near}")
+    high16 = text.value(f"load volatile i16, ptr {where}, align 2")
+    high = text.value(f"shl i32 {text.value(f'zext i16 {high16} to i32')}, 16")
+    word = text.value(f"or i32 {low}, {high}")
+    handler = _decode_to(text, word, "%rec", locked=True)
     # Release: a hart that sees this handler sees its operands.
     text.emit(f"store atomic ptr {handler}, ptr %rec release, align 8")
+    text.emit("call void @unlock(ptr %s)")
     tail(text, handler, "%pc", "%rec", "%budget")
     return _function("decode", text)
 
@@ -326,6 +343,11 @@ def _decode() -> str:
 def _once() -> str:
     """One instruction, or an interrupt that comes before it."""
     text = Text()
+    text.emit("call void @flush(ptr %s, i64 0, i1 true)")
+    posted = text.value(f"atomicrmw xchg ptr {text.value(field('posted'))}, i32 0 seq_cst")
+    posted = text.value(f"zext i32 {posted} to i64")
+    _state_store(text, "mip", text.value(f"or i64 {_state_load(text, 'mip')}, {posted}"))
+    text.emit(f"store atomic i32 0, ptr {text.value(field('flush_asked'))} seq_cst, align 4")
     cause = text.value("call i64 @poll(ptr %s, i64 %budget)")
     due = text.value(f"icmp ne i64 {cause}, 0")
     text.emit(f"br i1 {due}, label %due, label %go")
@@ -349,6 +371,18 @@ def _over() -> str:
     """A transfer that has to look first: at interrupts, requests to stop, what is left to run."""
     text = Text()
     text.value(f"atomicrmw xchg ptr {text.value(field('attention'))}, i32 0 seq_cst")
+    posted = text.value(f"atomicrmw xchg ptr {text.value(field('posted'))}, i32 0 seq_cst")
+    posted = text.value(f"zext i32 {posted} to i64")
+    _state_store(text, "mip", text.value(f"or i64 {_state_load(text, 'mip')}, {posted}"))
+    asked = text.value(f"load volatile i32, ptr {text.value(field('flush_asked'))}")
+    flush = text.value(f"icmp ne i32 {asked}, 0")
+    text.emit(f"br i1 {flush}, label %flush, label %look, !prof !1")
+    text.label("flush")
+    text.emit("call void @flush(ptr %s, i64 0, i1 true)")
+    # Only now: whoever asked waits for it.
+    text.emit(f"store atomic i32 0, ptr {text.value(field('flush_asked'))} seq_cst, align 4")
+    text.emit("br label %look")
+    text.label("look")
     cause = text.value("call i64 @poll(ptr %s, i64 %budget)")
     due = text.value(f"icmp ne i64 {cause}, 0")
     text.emit(f"br i1 {due}, label %due, label %quiet, !prof !1")
@@ -488,9 +522,12 @@ def _outer(name: str, first: str) -> str:
     own, guest = text.value(field("host_mxcsr")), text.value(field("mxcsr"))
     text.emit(host_x86.store_mxcsr(own))
     text.emit(host_x86.load_mxcsr(guest))
+    running = text.value(field("running"))
+    text.emit(f"store atomic i32 1, ptr {running} seq_cst, align 4")
     pc, budget = _state_load(text, "pc"), _state_load(text, "budget")
     rec = text.value(field("step_record"))
     text.emit(f"call {HANDLER_CC} void @{first}(ptr %s, i64 {pc}, ptr {rec}, i64 {budget})")
+    text.emit(f"store atomic i32 0, ptr {running} seq_cst, align 4")
     text.emit(host_x86.store_mxcsr(guest))
     text.emit(host_x86.load_mxcsr(own))
     text.emit("ret void")

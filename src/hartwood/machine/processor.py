@@ -80,6 +80,7 @@ class Processor:
         self._int = SystemIntHart(self.state, bus, self._counter, self._context)
         self._reference = SystemReference(self._int, self.state, bus)
         self._number = number
+        bus.ram.add_hart(self._at)
         self.reset()
 
     def reset(self) -> None:
@@ -88,7 +89,7 @@ class Processor:
         ctypes.memmove(self._at, ctypes.addressof(fresh), ctypes.sizeof(state))
         ram = self.bus.ram
         state.memory, state.records, state.flags = ram.host, ram.records, ram.flags_at
-        state.regions = ram.table_at
+        state.table = ram.table_at
         ram.decode = self.code.entries["decode"]
         state.mode, state.mstatus = MACHINE, 2 << 32 | 2 << 34
         state.mhartid = self._number
@@ -206,6 +207,22 @@ class Processor:
             self.state.lines = lines | 1 << bit if level else lines & ~(1 << bit)
         self.state.attention = 1
         self._wake.set()
+
+    def post(self, bit: int) -> None:
+        """Set software-writable interrupt `bit` in mip (1 for an IPI to S-mode), which the guest
+        clears itself."""
+        with self._lines:
+            self.state.posted |= 1 << bit
+        self.state.attention = 1
+        self._wake.set()
+
+    def flush_remote(self) -> None:
+        """Make this hart forget its translations; returns when it has, or will have before it
+        runs again. For other harts' threads."""
+        state = self.state
+        state.flush_asked = state.attention = 1
+        while state.running and state.flush_asked:
+            time.sleep(0)
 
     def request_stop(self) -> None:
         """Make `run` return with "stopped" soon."""
@@ -328,7 +345,7 @@ class Processor:
         """Wait for an interrupt; False where none can come any more."""
         state = self.state
         self._wake.clear()
-        if state.lines & state.mie or state.stop:
+        if state.lines & state.mie or state.posted or state.stop:
             return True
         alarm = min(state.stimecmp, state.mtimecmp)
         if self.deterministic:

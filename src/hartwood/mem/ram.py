@@ -17,8 +17,11 @@ from hartwood.mem.hostmem import MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PAGE
 _READ_WRITE = hostmem.PROT_READ | hostmem.PROT_WRITE
 _FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
 _DONTNEED = 4
-#: Regions that a machine can have: generated code looks through a table of this length.
-REGIONS = 8
+#: Regions that a machine can have, and harts. Generated code finds a table: three words a region
+#: (address, size, offset), a lock, and a word for each hart, which is zero or where its state is.
+REGIONS, HARTS = 8, 64
+LOCK_AT = 24 * REGIONS
+HARTS_AT = LOCK_AT + 8
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Ram:
         self.regions: list[Region] = []
         self.decode = 0
         self.table_at = hostmem.mmap(0, PAGE, _READ_WRITE, _FLAGS)
-        self._table = hostmem.view(self.table_at, REGIONS * 24).cast("Q")
+        self._table = hostmem.view(self.table_at, PAGE).cast("Q")
         self._flags = hostmem.view(self.flags_at, self.pages)
         self._memory = hostmem.view(self.host, capacity)
         self._used = 0
@@ -68,11 +71,21 @@ class Ram:
             raise MappingError(ENOMEM, "map", at, size)
         region = Region(at, size, self._used)
         place = 3 * len(self.regions)
+        # A region without a size is looked past, so the size comes last.
         self._table[place + 2], self._table[place] = self._used, at
-        self._table[place + 1] = size  # last: harts may be looking
+        self._table[place + 1] = size
         self._used += size
         self.regions.append(region)
         return region
+
+    def add_hart(self, state: int) -> None:
+        """A hart, whose state is at this host address, uses this memory from now on."""
+        place = HARTS_AT // 8
+        while self._table[place]:
+            place += 1
+        if place == HARTS_AT // 8 + HARTS - 1:  # the list ends with a zero
+            raise MappingError(ENOMEM, "add_hart", state, 0)
+        self._table[place] = state
 
     def find(self, at: int, size: int, access: str = "read") -> int:
         """Offset into the host mapping of `size` bytes at `at`. Raises `MemoryFault`."""
