@@ -2,7 +2,8 @@
 
     status = hartwood.Process("a.out", ["a.out", "-v"], root="/sysroot").run()
 
-`Process` is user-mode Linux, `Machine` a bare machine, `Error` the base of everything raised on purpose.
+`Process` is user-mode Linux, `Machine` a bare machine, `Error` the base of everything raised on
+purpose.
 """
 
 from __future__ import annotations

@@ -51,7 +51,11 @@ FIELDS: abi.Fields = (
     ("span", 8, 1),
     ("nothing", 8, 1),  # what is read where there is nothing to read
     ("timers", 8, 1),  # interrupts of timers, as they were when the clock was last looked at
-    ("links", 8, 16),  # functions and handlers that banks other than the base share (`system.LINKS`)
+    (
+        "links",
+        8,
+        16,
+    ),  # functions and handlers that banks other than the base share (`system.LINKS`)
     ("large_at", 8, 1),  # bits that all addresses in pages larger than 4 KiB agree on
     ("large_mask", 8, 1),  # which bits those are; all ones: there are none
     ("step_word", 8, 1),  # the instruction word in `step_record`

@@ -7,7 +7,8 @@ interrupts are the definitions of `isa.riscv`, run under `FunctionHart`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import cast
 
 from hartwood.bits.ssa import Text, Val, constant
 from hartwood.isa.insnset import InsnSet
@@ -39,6 +40,11 @@ class SysFile:
         word = self._hart.const(value, 64)
         name_of = word.name
         text.emit(f"store i64 {name_of}, ptr {text.value(field(name))}")
+
+
+def meaning(definition: Callable[..., object], *arguments: object) -> Val:
+    """The value that a definition gives as text."""
+    return cast("Val", definition(*arguments))
 
 
 class SystemWords(NativeHart):
@@ -87,7 +93,7 @@ class FunctionHart(SystemWords):
         text = self.text
         where = text.value(f"call ptr @table(ptr %s, i64 {at.name})")
         missing = Val(text, 1, text.value(f"icmp eq ptr {where}, null"))
-        self.trap_if(missing, sv.access_fault(self, access), va)  # type: ignore[arg-type]
+        self.trap_if(missing, meaning(sv.access_fault, self, access), va)
         return Val(text, 64, text.value(f"load atomic i64, ptr {where} monotonic, align 8"))
 
     def update_physical(self, condition: Val, at: Val, old: Val, new: Val) -> Val:
@@ -117,10 +123,11 @@ def _walk(insns: InsnSet) -> str:
     text = Text()
     h = FunctionHart(text, insns, "ret i64 CAUSE")
     va, access, mode = (Val(text, 64, f"%{name}") for name in ("va", "access", "mode"))
-    physical, span, done = sv.walk(h, va, access, mode)  # type: ignore[arg-type]
+    walk: Callable[..., object] = sv.walk
+    physical, span, done = cast("tuple[Val, Val, Val]", walk(h, va, access, mode))
     for name, value in (("physical", physical), ("span", span)):
-        text.emit(f"store i64 {value.name}, ptr {text.value(field(name))}")  # type: ignore[attr-defined]
-    text.emit(f"ret i64 {h.select(done, 0, AGAIN).name}")  # type: ignore[arg-type]
+        text.emit(f"store i64 {value.name}, ptr {text.value(field(name))}")
+    text.emit(f"ret i64 {h.select(done, 0, AGAIN).name}")
     return h.function("i64 @walk(ptr %s, i64 %va, i64 %access, i64 %mode)")
 
 
@@ -129,23 +136,23 @@ def _small(insns: InsnSet) -> Iterator[str]:
     text = Text()
     h = FunctionHart(text, insns)
     at, access, mode = (Val(text, 64, f"%{name}") for name in ("at", "access", "mode"))
-    text.emit(f"ret i1 {pmp.allows(h, at, access, mode).name}")  # type: ignore[arg-type, attr-defined]
+    text.emit(f"ret i1 {meaning(pmp.allows, h, at, access, mode).name}")
     yield h.function("i1 @protection(ptr %s, i64 %at, i64 %access, i64 %mode)")
     text = Text()
     h = FunctionHart(text, insns)
-    text.emit(f"ret i64 {sv.data_mode(h).name}")  # type: ignore[arg-type, attr-defined]
+    text.emit(f"ret i64 {meaning(sv.data_mode, h).name}")
     yield h.function("i64 @data_mode(ptr %s)")
     text = Text()
     h = FunctionHart(text, insns)
-    mip = trap.pending(h)  # type: ignore[arg-type]
+    mip = meaning(trap.pending, h)
     timers = mip & (1 << trap.STI | 1 << trap.MTI)
-    text.emit(f"store i64 {timers.name}, ptr {text.value(field('timers'))}")  # type: ignore[attr-defined]
-    text.emit(f"ret i64 {trap.interrupt(h, mip).name}")  # type: ignore[arg-type, attr-defined]
+    text.emit(f"store i64 {timers.name}, ptr {text.value(field('timers'))}")
+    text.emit(f"ret i64 {meaning(trap.interrupt, h, mip).name}")
     yield h.function("i64 @poll(ptr %s, i64 %budget)")
     text = Text()
     h = FunctionHart(text, insns)
-    on = trap.pending(h) & h.sys["mie"]  # type: ignore[arg-type]
-    text.emit(f"ret i1 {(on != 0).name}")  # type: ignore[attr-defined]
+    on = meaning(trap.pending, h) & h.sys["mie"]
+    text.emit(f"ret i1 {(on != 0).name}")
     yield h.function("i1 @wakes(ptr %s, i64 %budget)")
 
 
@@ -155,14 +162,17 @@ def _settle(insns: InsnSet) -> str:
     h = FunctionHart(text, insns)
     data, mode = Val(text, 64, text.value("call i64 @data_mode(ptr %s)")), h.sys["mode"]
     with_sum = (h.sys["mstatus"] & SUM != 0).zext(64)
-    for name, level, of_s in (("tlb", data, with_sum + 1), ("tlb_fetch", mode, constant(text, 1, 64))):
+    for name, level, of_s in (
+        ("tlb", data, with_sum + 1),
+        ("tlb_fetch", mode, constant(text, 1, 64)),
+    ):
         context = h.select(level == 3, 0, h.select(level == 1, of_s, CONTEXTS - 1))
         at = context * _CONTEXT + _TLBS
         pointer = text.value(f"getelementptr i8, ptr %s, i64 {at.name}")
         text.emit(f"store ptr {pointer}, ptr {text.value(field(name))}")
     known = h.sys["mip"] | h.sys["lines"] | h.sys["timers"]
-    due = trap.interrupt(h, known) != 0  # type: ignore[arg-type]
-    text.emit(f"br i1 {due.name}, label %due, label %end, !prof !1")  # type: ignore[attr-defined]
+    due = meaning(trap.interrupt, h, known) != 0
+    text.emit(f"br i1 {due.name}, label %due, label %end, !prof !1")
     text.label("due")
     text.emit(f"store i32 1, ptr {text.value(field('attention'))}")
     text.emit("br label %end")
@@ -184,8 +194,8 @@ def _csr_read(insns: InsnSet) -> str:
     for number, label in labels.items():
         text.label(label)
         csr = insns.csrs[number]
-        old = csr.read(h).name  # type: ignore[arg-type, attr-defined]
-        base = old if csr.base is csr.read else csr.base(h).name  # type: ignore[arg-type, attr-defined]
+        old = meaning(csr.read, h).name
+        base = old if csr.base is csr.read else meaning(csr.base, h).name
         pair = text.value(f"insertvalue {kind} poison, i64 {old}, 0")
         pair = text.value(f"insertvalue {kind} {pair}, i64 {base}, 1")
         text.emit(f"ret {kind} {text.value(f'insertvalue {kind} {pair}, i1 true, 2')}")
@@ -204,7 +214,8 @@ def _csr_write(insns: InsnSet) -> str:
     text.emit("ret void")
     for number, label in labels.items():
         text.label(label)
-        writers[number](h, Val(text, 64, "%value"))  # type: ignore[arg-type]
+        write: Callable[..., None] = writers[number]
+        write(h, Val(text, 64, "%value"))
         text.emit("ret void")
     return h.function("void @csr_write(ptr %s, i64 %number, i64 %value, i64 %budget)")
 

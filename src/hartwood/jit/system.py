@@ -23,7 +23,7 @@ from hartwood.jit.interp import BANKS, HandlerHart, banks, numbering
 from hartwood.jit.record import slots
 from hartwood.jit.softmmu import SoftMemory, arrive, tail, transfer
 from hartwood.jit.sysabi import CHUNK, field
-from hartwood.jit.sysfunctions import SystemWords, functions
+from hartwood.jit.sysfunctions import SystemWords, functions, meaning
 from hartwood.jit.words import NO_RESERVATION
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ class SystemHart(SystemWords, HandlerHart):
     def begin(self, floating: bool, changes: bool) -> None:
         """Floating-point instructions need mstatus.FS, and make it dirty (Priv. 3.1.6.6)."""
         if floating:
-            self.trap_if(trap.floating_off(self), ILLEGAL_INSTRUCTION)  # type: ignore[arg-type]
+            self.trap_if(meaning(trap.floating_off, self), ILLEGAL_INSTRUCTION)
         self._dirty = changes
 
     def finish(self) -> None:
         """See `HandlerHart.finish`."""
         if self._dirty:
-            trap.floating_dirty(self)  # type: ignore[arg-type]
+            meaning(trap.floating_dirty, self)
         super().finish()
 
     # Control.
@@ -151,7 +151,7 @@ class SystemHart(SystemWords, HandlerHart):
         """See `words.Hart.csr_update`."""
         text, at = self.text, self.const(number, 64)
         writes = constant(text, 1, 1) if op == "write" else self.const(source, 64) != 0
-        csr_allowed(self, at, writes)  # type: ignore[arg-type]
+        meaning(csr_allowed, self, at, writes)
         kind, name = "{i64, i64, i1}", at.name
         got = text.value(f"call {kind} @csr_read(ptr %s, i64 {name}, i64 %budget)")
         known = Val(text, 1, text.value(f"extractvalue {kind} {got}, 2"))
@@ -184,7 +184,9 @@ def _handler_text(insn: Insn, variant: tuple[int, ...], name: str) -> str:
 
 
 def _function(name: str, text: Text) -> str:
-    return f"define {HANDLER_CC} void @{name}({HANDLER_PARAMETERS}) #0 {{\nentry:\n{text.body()}\n}}"
+    return (
+        f"define {HANDLER_CC} void @{name}({HANDLER_PARAMETERS}) #0 {{\nentry:\n{text.body()}\n}}"
+    )
 
 
 def _bank_text(bank: str) -> Iterator[str]:
@@ -429,7 +431,7 @@ def _take(name: str, *, counted: bool) -> str:
         _state_store(text, "goal", goal)
     _state_store(text, "reserved_address", str(NO_RESERVATION), "i64")
     hart._next = ("%pc", "%rec", budget)
-    trap.take(hart, cause, tval)  # type: ignore[arg-type]
+    meaning(trap.take, hart, cause, tval)
     hart.finish()
     return _function(name, text)
 

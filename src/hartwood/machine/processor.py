@@ -1,4 +1,4 @@
-"""A hart with privilege levels: its registers by name, its run loop, its interrupts and its clock."""
+"""A hart with privilege levels: registers by name, the run loop, interrupts and the clock."""
 
 from __future__ import annotations
 
@@ -108,11 +108,11 @@ class Processor:
         state = self.__dict__.get("state")
         if state is not None:
             if name in _NUMBERS:
-                return state.x[_NUMBERS[name]]  # type: ignore[no-any-return]
+                return int(state.x[_NUMBERS[name]])
             if name in _FLOATS:
-                return state.f[_FLOATS[name]]  # type: ignore[no-any-return]
+                return int(state.f[_FLOATS[name]])
             if name in _CSRS:
-                return Int(0, 64)._of(self._privileged(lambda: _CSRS[name].read(self._int)))  # type: ignore[arg-type, return-value]
+                return Int(0, 64)._of(self._privileged(lambda: _CSRS[name].read(self._int)))
         raise RegisterError(f"there is no register {name}")
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -136,7 +136,7 @@ class Processor:
             write = _CSRS[name].write
             if write is None:
                 raise RegisterError(f"{name} is read-only")
-            self._privileged(lambda: write(self._int, Int(value, 64)))  # type: ignore[arg-type]
+            self._privileged(lambda: write(self._int, Int(value, 64)))
 
     def _privileged(self, what: Callable[[], object]) -> object:
         """Do something as M-mode with floating point on would."""
@@ -156,23 +156,23 @@ class Processor:
     @property
     def pc(self) -> int:
         """Address of the next instruction."""
-        return self.state.pc  # type: ignore[no-any-return]
+        return int(self.state.pc)
 
     @property
     def privilege(self) -> int:
         """0, 1 or 3: U, S or M."""
-        return self.state.mode  # type: ignore[no-any-return]
+        return int(self.state.mode)
 
     @property
     def instructions(self) -> int:
         """Instructions retired."""
         state = self.state
-        return state.goal - state.budget & _U64
+        return int(state.goal - state.budget & _U64)
 
     @property
     def clock(self) -> int:
         """Guest time, in ticks of `sysabi.FREQUENCY`."""
-        return self.code.now(self._at, self.state.budget)
+        return int(self.code.now(self._at, self.state.budget))
 
     @clock.setter
     def clock(self, value: int) -> None:
@@ -305,7 +305,7 @@ class Processor:
         else:
             state.goal, state.budget, state.left = retired, 0, count
             self.code.run(self._at)
-        return state.reason  # type: ignore[no-any-return]
+        return int(state.reason)
 
     def _after(self, reason: int, deadline: float | None) -> Stop | None:
         """Deal with what the native code came back for; gives a stop where that ends the run."""

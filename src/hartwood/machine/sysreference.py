@@ -6,11 +6,14 @@ programs as an oracle.
 
 from __future__ import annotations
 
+from typing import cast
+
 from hartwood.bits.ints import Int, IntHart, Trap, amo_result
 from hartwood.bits.words import NOWHERE, Bits, Operand, Value
 from hartwood.errors import MemoryFault
 from hartwood.isa.riscv import csr_machine, csr_supervisor, pmp, sv, trap
 from hartwood.isa.riscv.system import SYSTEM, csr_allowed
+from hartwood.jit.abi import State
 from hartwood.jit.sysabi import SystemState
 from hartwood.machine.reference import _Registers
 from hartwood.mem.bus import Bus
@@ -23,6 +26,12 @@ if TYPE_CHECKING:
 #: Modules that register what `SYSTEM` holds.
 DEFINITIONS = (csr_machine, csr_supervisor, pmp)
 _U64 = (1 << 64) - 1
+__all__ = ["SYSTEM", "SystemIntHart", "SystemReference"]
+
+
+def _number(value: Value, width: int = 64) -> int:
+    """The unsigned number that a value stands for."""
+    return Int(0, width)._of(value)
 
 
 class _System:
@@ -35,7 +44,7 @@ class _System:
         return Int(getattr(self._state, name), 64)
 
     def __setitem__(self, name: str, value: Value) -> None:
-        setattr(self._state, name, Int(0, 64)._of(value))
+        setattr(self._state, name, _number(value))
 
 
 class SystemIntHart(IntHart):
@@ -43,9 +52,15 @@ class SystemIntHart(IntHart):
     elsewhere about the state is not true any more."""
 
     def __init__(
-        self, state: SystemState, bus: Bus, counters: Callable[[str], int], context: Callable[[], None]
+        self,
+        state: SystemState,
+        bus: Bus,
+        counters: Callable[[str], int],
+        context: Callable[[], None],
     ) -> None:
-        super().__init__(_Registers(state), _Memory(self, bus), SYSTEM.csrs, counters)  # type: ignore[arg-type]
+        super().__init__(
+            _Registers(cast("State", state)), _Memory(self, bus), SYSTEM.csrs, counters
+        )
         self.sys = _System(state)
         self._bus = bus
         self._context = context
@@ -60,26 +75,26 @@ class SystemIntHart(IntHart):
 
     def csr_update(self, number: Operand, op: str, value: Value, source: Operand) -> Bits:
         """See `words.Hart.csr_update`."""
-        writes = op == "write" or source != 0
-        csr_allowed(self, Int(0, 64) + number, Int(writes, 1))
+        writes = op == "write" or _number(source) != 0
+        csr_allowed(self, Int(0, 64) + number, Int(int(writes), 1))
         return super().csr_update(number, op, value, source)
 
     def load_physical(self, at: Bits, access: Bits, va: Bits) -> Int:
         """See `words.Hart.load_physical`."""
-        where = Int(0, 64)._of(at)
+        where = _number(at)
         if where == NOWHERE:
             return Int(0, 64)
-        if pmp.allows(self, at, Int(1, 64), Int(1, 64)).value:  # type: ignore[attr-defined]
+        if _number(pmp.allows(self, at, Int(1, 64), Int(1, 64)), 1):
             try:
                 return Int(int.from_bytes(self._bus.ram.read(where, 8), "little"), 64)
             except MemoryFault:
                 pass
-        raise Trap(sv.access_fault(self, access).value, Int(0, 64)._of(va))  # type: ignore[attr-defined]
+        raise Trap(_number(sv.access_fault(self, access)), _number(va))
 
     def update_physical(self, condition: Bits, at: Bits, old: Bits, new: Bits) -> Int:
         """See `words.Hart.update_physical`."""
-        if Int(0, 1)._of(condition):
-            self._bus.ram.write(Int(0, 64)._of(at), Int(0, 64)._of(new).to_bytes(8, "little"))
+        if _number(condition, 1):
+            self._bus.ram.write(_number(at), _number(new).to_bytes(8, "little"))
         return Int(1, 1)
 
     def translate(self, va: int, access: int) -> int:
@@ -87,9 +102,9 @@ class SystemIntHart(IntHart):
         kind, at = Int(access, 64), Int(va, 64)
         mode = self.sys["mode"] if access == sv.FETCH else sv.data_mode(self)
         physical, _, _ = sv.walk(self, at, kind, mode)
-        if not pmp.allows(self, physical, kind, mode).value:  # type: ignore[attr-defined]
-            raise Trap(sv.access_fault(self, kind).value, va)  # type: ignore[attr-defined]
-        return Int(0, 64)._of(physical)
+        if not _number(pmp.allows(self, physical, kind, mode), 1):
+            raise Trap(_number(sv.access_fault(self, kind)), va)
+        return _number(physical)
 
 
 class _Memory:
@@ -191,7 +206,7 @@ class SystemReference:
     def step(self) -> bool:
         """One instruction, exception or interrupt; whether an instruction retired."""
         hart, state = self._hart, self._state
-        due = trap.interrupt(hart, trap.pending(hart)).value  # type: ignore[attr-defined]
+        due = _number(trap.interrupt(hart, trap.pending(hart)))
         if due:
             self._take(due, 0)
             return False
@@ -211,7 +226,7 @@ class SystemReference:
         if decoded is None:
             raise Trap(2)
         p = SYSTEM.properties(decoded.insn, decoded.fields)
-        if p.floating and Int(0, 1)._of(trap.floating_off(self._hart)):
+        if p.floating and _number(trap.floating_off(self._hart), 1):
             raise Trap(2)
         self._hart.step(decoded)
         if p.rounding or p.f64_writes or p.f32_writes:

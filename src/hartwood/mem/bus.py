@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from errno import EEXIST, EINVAL
 from typing import Protocol
@@ -10,17 +11,10 @@ from typing import Protocol
 from hartwood.errors import MappingError, MemoryFault
 from hartwood.mem.ram import Ram
 
-
-class Reader(Protocol):
-    """`read(offset, width)`: what a device gives for `width` bytes (1, 2, 4 or 8)."""
-
-    def __call__(self, offset: int, width: int, /) -> int: ...
-
-
-class Writer(Protocol):
-    """`write(offset, width, value)`: what a device does with a store."""
-
-    def __call__(self, offset: int, width: int, value: int, /) -> None: ...
+#: `read(offset, width)`: what a device gives for `width` bytes (1, 2, 4 or 8).
+Reader = Callable[[int, int], int]
+#: `write(offset, width, value)`: what a device does with a store.
+Writer = Callable[[int, int, int], None]
 
 
 class Device(Protocol):

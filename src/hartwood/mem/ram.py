@@ -90,7 +90,7 @@ class Ram:
     def find(self, at: int, size: int, access: str = "read") -> int:
         """Offset into the host mapping of `size` bytes at `at`. Raises `MemoryFault`."""
         for region in self.regions:
-            if region.at <= at and 0 <= size and at + size <= region.at + region.size:
+            if region.at <= at and size >= 0 and at + size <= region.at + region.size:
                 return region.offset + at - region.at
         raise MemoryFault(at, size, access)
 

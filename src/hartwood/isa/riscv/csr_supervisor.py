@@ -6,8 +6,25 @@ from hartwood.bits.words import Bits, Hart
 from hartwood.isa.riscv import trap
 from hartwood.isa.riscv.csr_machine import plain, set_status, vector
 from hartwood.isa.riscv.system import (
-    CBCFE, CBIE, CBZE, FIOM, FS, MACHINE, MXR, PRIVILEGED, SD, SIE, SPIE, SPP, STCE, SUM,
-    SUPERVISOR, TVM, at_least, illegal_if, is_set,
+    CBCFE,
+    CBIE,
+    CBZE,
+    FIOM,
+    FS,
+    MACHINE,
+    MXR,
+    PRIVILEGED,
+    SD,
+    SIE,
+    SPIE,
+    SPP,
+    STCE,
+    SUM,
+    SUPERVISOR,
+    TVM,
+    at_least,
+    illegal_if,
+    is_set,
 )  # fmt: skip
 
 SSTATUS = SIE | SPIE | SPP | FS | SUM | MXR

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from hartwood.bits.words import NOWHERE, Bits, Hart
 from hartwood.isa.riscv.system import (
-    ADUE, MACHINE, MPP, MPRV, MXR, PBMTE, SUM, SUPERVISOR, USER, is_set,
+    ADUE,
+    MACHINE,
+    MPP,
+    MPRV,
+    MXR,
+    PBMTE,
+    SUM,
+    SUPERVISOR,
+    USER,
+    is_set,
 )  # fmt: skip
 
 FETCH, LOAD, STORE = 0, 1, 2
@@ -78,4 +87,3 @@ def walk(h: Hart, va: Bits, access: Bits, mode: Bits) -> tuple[Bits, Bits, Bits]
     done = h.update_physical(~bare & stale, pte_at, pte, marked)
     span = h.select(bare, h.const(4095, 64), span)
     return h.select(bare, va, physical | va & span), span, done
-

@@ -1,4 +1,4 @@
-"""The instruction set of a whole machine: the user's, plus the privileged instructions (Priv. 3, 12).
+"""The instruction set of a whole machine: the user's and the privileged (Priv. 3, 12).
 
 User mode runs `RISCV`, which knows nothing of these; system mode runs `SYSTEM`.
 """
@@ -90,7 +90,7 @@ def sret(h: Hart) -> None:
 
 @PRIVILEGED.insn("000100000101 00000 000 00000 1110011", asm="wfi")
 def wfi(h: Hart) -> None:
-    """TW makes it illegal below M, and U-mode may not wait at all where there is S (Priv. 3.3.3)."""
+    """TW makes it illegal below M; U-mode may not wait where there is S (Priv. 3.3.3)."""
     tw = is_set(h.sys["mstatus"], TW) & ~at_least(h, MACHINE)
     illegal_if(h, tw | ~at_least(h, SUPERVISOR))
     h.wait_for_interrupt()

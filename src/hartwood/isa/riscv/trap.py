@@ -1,10 +1,23 @@
-"""Taking traps: which interrupt comes first, where a trap goes, what it writes (Priv. 3.1, 12.1)."""
+"""Traps: which interrupt comes first, where a trap goes, what it writes (Priv. 3.1, 12.1)."""
 
 from __future__ import annotations
 
 from hartwood.bits.words import Bits, Hart
 from hartwood.isa.riscv.system import (
-    FS, MACHINE, MIE, MPIE, MPP, SD, SIE, SPIE, SPP, STCE, SUPERVISOR, at_least, is_set, with_bits,
+    FS,
+    MACHINE,
+    MIE,
+    MPIE,
+    MPP,
+    SD,
+    SIE,
+    SPIE,
+    SPP,
+    STCE,
+    SUPERVISOR,
+    at_least,
+    is_set,
+    with_bits,
 )  # fmt: skip
 
 #: Bit of a cause that says interrupt.
