@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs what the tests and benchmarks compare with: QEMU's user mode, cross compilers, a C compiler.
+# Installs what the tests and benchmarks compare with: QEMU, cross compilers, a C compiler.
 set -euo pipefail
 cd "$(dirname "$0")"
 packages=(
-  qemu-user gcc g++ libc6-dev binutils-riscv64-linux-gnu gcc-riscv64-linux-gnu
+  qemu-user qemu-system-misc gcc g++ libc6-dev binutils-riscv64-linux-gnu gcc-riscv64-linux-gnu
   g++-riscv64-linux-gnu libc6-dev-riscv64-cross
 )
 if ./apt_install.sh "${packages[@]}"; then exit 0; fi
