@@ -1,4 +1,4 @@
-"""Every CSR against QEMU: what each takes, from which level it may be touched, what is not there."""
+"""Every CSR against QEMU: what each takes, which level may touch it, and what is not there."""
 
 from __future__ import annotations
 

@@ -155,13 +155,13 @@ def _open() -> str:
 def _generate(scheme: str, seed: int, count: int) -> tuple[list[str], bytes]:
     number_of, levels = SCHEMES[scheme]
     tables = Tables(seed, levels)
-    vas = addresses(tables, count)
+    places = addresses(tables, count)
     rng = tables.rng
-    for va in vas:
+    for va in places:
         tables.map(va, rng.choices(range(levels), [12, 3, 1, 0, 0][:levels])[0])
         tables.map(va + 0x1000, 0)
     cases = [_open()]
-    for va in vas:
+    for va in places:
         satp = number_of << 60 | rng.randrange(2) << 44 | TABLES >> 12
         cases.append(_case(satp, va, rng.choice(ACCESSES), rng.choice([0, 1]), rng.randrange(4)))
     # In the end the tables themselves: accessed and dirty bits.

@@ -112,7 +112,7 @@ class Processor:
             if name in _FLOATS:
                 return int(state.f[_FLOATS[name]])
             if name in _CSRS:
-                return Int(0, 64)._of(self._privileged(lambda: _CSRS[name].read(self._int)))
+                return Int(0, 64)._of(self._privileged(name, lambda: _CSRS[name].read(self._int)))
         raise RegisterError(f"there is no register {name}")
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -136,12 +136,13 @@ class Processor:
             write = _CSRS[name].write
             if write is None:
                 raise RegisterError(f"{name} is read-only")
-            self._privileged(lambda: write(self._int, Int(value, 64)))
+            self._privileged(name, lambda: write(self._int, Int(value, 64)))
 
-    def _privileged(self, what: Callable[[], object]) -> object:
-        """Do something as M-mode with floating point on would."""
+    def _privileged(self, name: str, what: Callable[[], object]) -> object:
+        """Access a CSR as M-mode would, and floating-point ones whatever mstatus.FS says."""
         state = self.state
-        mode, off = state.mode, not state.mstatus & FS
+        mode = state.mode
+        off = name in ("fflags", "frm", "fcsr") and not state.mstatus & FS
         state.mode = MACHINE
         if off:
             state.mstatus |= FS
@@ -157,6 +158,10 @@ class Processor:
     def pc(self) -> int:
         """Address of the next instruction."""
         return int(self.state.pc)
+
+    @pc.setter
+    def pc(self, value: int) -> None:
+        self.set_register("pc", value)
 
     @property
     def privilege(self) -> int:
@@ -281,10 +286,11 @@ class Processor:
             most = SLICE if left is None else left - _OVERRUN
             before = self.instructions
             reason = self._go(1 if single or most <= 0 else min(most, SLICE))
+            stop = self._after(reason, deadline)
             if left is not None:
                 # What is trapped or waited for counts too, or a budget might never end.
-                left -= max(self.instructions - before, 1)
-            stop = self._after(reason, deadline)
+                least = 0 if reason == abi.BANK else 1
+                left -= max(self.instructions - before, least)
             if stop is not None:
                 return stop
             if single and self.pc == until:
