@@ -142,7 +142,7 @@ def test_devices_see_width_offset_and_value(cpu: Machine) -> None:
 @pytest.mark.parametrize(
     ("source", "cause"),
     [
-        ("ld a1, 4(a0)", 4), ("sd a1, 4(a0)", 6), ("ld a1, 64(a0)", 5), ("sd a1, 64(a0)", 7),
+        ("ld a1, 4(a0)", 5), ("sd a1, 4(a0)", 7), ("ld a1, 64(a0)", 5), ("sd a1, 64(a0)", 7),
         ("lr.w a1, (a0)", 0), ("amoadd.w a1, a1, (a0)", 7), ("cbo.zero (a0)", 7),
     ],
 )  # fmt: skip

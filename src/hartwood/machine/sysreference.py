@@ -135,7 +135,7 @@ class _Memory:
                 self._bus.ram.find(at, length)
             except MemoryFault:
                 if len(pieces) > 1 or va % size:
-                    raise Trap(4 if access == sv.LOAD else 6, va) from None
+                    raise Trap(5 if access == sv.LOAD else 7, va) from None
         return pieces
 
     def load(self, address: int, size: int) -> int:
