@@ -2,7 +2,8 @@
 
     status = hartwood.Process("a.out", ["a.out", "-v"], root="/sysroot").run()
 
-`Process` is user-mode Linux, `Error` the base of everything raised on purpose.
+`Process` is user-mode Linux, `Machine` a bare machine, `Error` the base of everything raised on
+purpose.
 """
 
 from __future__ import annotations
@@ -11,9 +12,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hartwood.errors import Error as Error
     from hartwood.linux import Process as Process
+    from hartwood.machine.bare import Machine as Machine
 
-__all__ = ["Error", "Process"]
-_HOMES = {"Error": "hartwood.errors", "Process": "hartwood.linux"}
+__all__ = ["Error", "Machine", "Process"]
+_HOMES = {
+    "Error": "hartwood.errors",
+    "Machine": "hartwood.machine.bare",
+    "Process": "hartwood.linux",
+}
 
 
 def __getattr__(name: str) -> object:

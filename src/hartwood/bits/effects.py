@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from hartwood.bits.words import ILLEGAL_INSTRUCTION, RegisterFile
+from hartwood.bits.words import ILLEGAL_INSTRUCTION, RegisterFile, SystemState
 from hartwood.errors import LawError
+
+#: In `Properties.causes`: which exception it is depends on the hart's state.
+ANY_CAUSE = -1
 
 #: An index into a register file: the name of the operand field, or a constant.
 Index = str | int
@@ -46,6 +49,8 @@ class Properties:
     rounding: bool = False
     fence: bool = False
     fence_i: bool = False
+    #: Translation, privilege or interrupts may be others afterwards.
+    context: bool = False
 
     @property
     def accesses_memory(self) -> bool:
@@ -65,7 +70,7 @@ class Properties:
     @property
     def ends_block(self) -> bool:
         """What follows in memory need not be what runs next, or may have been rewritten."""
-        return self.control != "none" or self.fence_i
+        return self.control != "none" or self.fence_i or self.context
 
     @property
     def floating(self) -> bool:
@@ -179,6 +184,24 @@ class _File:
         self._hart.note(f"{self._name}_writes", _index(index))
 
 
+class _System:
+    """Privileged state, which is read and written as one."""
+
+    def __init__(self, hart: EffectsHart) -> None:
+        self._hart = hart
+
+    def __getitem__(self, name: str) -> Trace:
+        self._hart.note("csr", "read")
+        return Trace(64, frozenset({"csr"}))
+
+    def __setitem__(self, name: str, value: object) -> None:
+        if isinstance(value, Trace) and value.width != 64:
+            self._hart.fail(f"writes {value.width} bits to {name}")
+        sources_of(value)
+        self._hart.note("csr", "write")
+        self._hart.commit(f"writes {name}")
+
+
 def _index(index: object) -> Index:
     if isinstance(index, Field):
         return index.name
@@ -202,6 +225,7 @@ class EffectsHart:
         self.x: RegisterFile = _File(self, "x", 64)
         self.f64: RegisterFile = _File(self, "f64", 64)
         self.f32: RegisterFile = _File(self, "f32", 32)
+        self.sys: SystemState = _System(self)
 
     # The record
     def fail(self, reason: str) -> NoReturn:
@@ -254,6 +278,7 @@ class EffectsHart:
             rounding="rounding" in self._flags,
             fence="fence" in self._flags,
             fence_i="fence_i" in self._flags,
+            context="context" in self._flags,
         )
 
     # Values
@@ -300,18 +325,19 @@ class EffectsHart:
         self.note("control", kind)
         self._control, self._target = kind, target.sources
 
-    def trap(self, cause: int, tval: object = 0) -> None:
+    def trap(self, cause: object, tval: object = 0) -> None:
         """Records the cause; nothing may follow."""
         self.trap_if(Trace(1, frozenset()), cause, tval)
         self._control = "trap"
 
-    def trap_if(self, condition: object, cause: int, tval: object = 0) -> None:
+    def trap_if(self, condition: object, cause: object, tval: object = 0) -> None:
         """Records the cause."""
         if not isinstance(condition, Trace) or condition.width != 1:
             self.fail("traps on something that is not one bit")
         sources_of(tval)
         self._may_trap(f"cause {cause}")
-        self.note("causes", cause)
+        sources_of(cause)
+        self.note("causes", cause if isinstance(cause, int) else ANY_CAUSE)
 
     # Memory
     def load(self, address: object, size: int) -> Trace:
@@ -373,6 +399,36 @@ class EffectsHart:
         self.note("causes", ILLEGAL_INSTRUCTION)
         self.commit("writes a CSR")
         return Trace(64, frozenset({"csr"}))
+
+    # Privileged architecture
+    def context_changed(self) -> None:
+        """Records the change."""
+        self._flag("context")
+        self.commit("changes its context")
+
+    def fence_vma(self, address: object, every: object) -> None:
+        """Records the change."""
+        sources_of(address), sources_of(every)
+        self.context_changed()
+
+    def wait_for_interrupt(self) -> None:
+        """Records the change."""
+        self.context_changed()
+
+    def zero_block(self, address: object) -> None:
+        """Records a store."""
+        self._access("stores", 8, address, 8)
+        self.commit("stores")
+
+    def load_physical(self, at: object, access: object, va: object) -> Trace:
+        """Records that it may fault."""
+        self._may_trap("page walk")
+        return self._access("loads", 8, at, 8)
+
+    def update_physical(self, condition: object, at: object, old: object, new: object) -> Trace:
+        """Accessed and dirty bits do not count as a commit (Priv. 12.3.1)."""
+        sources_of(condition), sources_of(at), sources_of(old), sources_of(new)
+        return Trace(1, frozenset({"memory"}))
 
     def counter(self, name: str) -> Trace:
         """Records which counter is read."""

@@ -15,6 +15,7 @@ from hartwood.bits.words import (
     Operand,
     RegisterFile,
     RoundingMode,
+    SystemState,
     Value,
 )
 from hartwood.errors import Error, LawError
@@ -196,6 +197,8 @@ class IntHart:
     x: RegisterFile
     f64: RegisterFile
     f32: RegisterFile
+    #: Only a hart with privilege levels has one, and the words that go with it.
+    sys: SystemState
 
     def __init__(
         self,
@@ -254,11 +257,11 @@ class IntHart:
         if _value(condition, 1):
             self._target = _value(target, 64)
 
-    def trap(self, cause: int, tval: Value = 0) -> None:
+    def trap(self, cause: Value, tval: Value = 0) -> None:
         """Raise `Trap`."""
-        raise Trap(cause, _value(tval, 64))
+        raise Trap(_value(cause, 64), _value(tval, 64))
 
-    def trap_if(self, condition: Bits, cause: int, tval: Value = 0) -> None:
+    def trap_if(self, condition: Bits, cause: Value, tval: Value = 0) -> None:
         """Raise `Trap` where the condition holds."""
         if _value(condition, 1):
             self.trap(cause, tval)
@@ -307,6 +310,28 @@ class IntHart:
         if csr is None:
             raise Trap(ILLEGAL_INSTRUCTION)
         return csr.update(self, op, value, source)
+
+    def context_changed(self) -> None:
+        """Nothing is remembered here."""
+
+    def fence_vma(self, address: Bits, every: Bits) -> None:
+        """Nothing is remembered here."""
+
+    def wait_for_interrupt(self) -> None:
+        """It may take no time (Priv. 3.3.3)."""
+
+    def zero_block(self, address: Bits) -> None:
+        """Eight stores; the block lies in one page, so the first one tells."""
+        for at in range(0, 64, 8):
+            self.store(address + at, Int(0, 64))
+
+    def load_physical(self, at: Bits, access: Bits, va: Bits) -> Int:
+        """A hart without privilege levels has no page tables."""
+        raise LawError("only a hart with privilege levels walks page tables")
+
+    def update_physical(self, condition: Bits, at: Bits, old: Bits, new: Bits) -> Int:
+        """See `load_physical`."""
+        raise LawError("only a hart with privilege levels walks page tables")
 
     def counter(self, name: str) -> Int:
         """Read a counter."""

@@ -21,6 +21,9 @@ RoundingMode: TypeAlias = int
 #: allowed, a dynamic rounding mode while `frm` holds a reserved value.
 ILLEGAL_INSTRUCTION = 2
 
+#: The physical address of nothing: reading it gives zero.
+NOWHERE = (1 << 64) - 1
+
 
 @runtime_checkable
 class Bits(Protocol):
@@ -144,6 +147,13 @@ class RegisterFile(Protocol):
     def __setitem__(self, index: Operand, value: Value) -> None: ...
 
 
+class SystemState(Protocol):
+    """Privileged state by name, 64 bits each."""
+
+    def __getitem__(self, name: str) -> Bits: ...
+    def __setitem__(self, name: str, value: Value) -> None: ...
+
+
 class Hart(Protocol):
     """A hardware thread as one instruction sees it."""
 
@@ -184,11 +194,11 @@ class Hart(Protocol):
         """Continue at `target` where the condition holds, else at `next_pc`."""
         ...
 
-    def trap(self, cause: int, tval: Value = 0) -> None:
+    def trap(self, cause: Value, tval: Value = 0) -> None:
         """Raise exception `cause` at this instruction; nothing after it takes effect."""
         ...
 
-    def trap_if(self, condition: Bits, cause: int, tval: Value = 0) -> None:
+    def trap_if(self, condition: Bits, cause: Value, tval: Value = 0) -> None:
         """Raise exception `cause` where the condition holds."""
         ...
 
@@ -232,6 +242,37 @@ class Hart(Protocol):
 
     def counter(self, name: str) -> Bits:
         """The 64-bit counter "cycle", "time" or "instret" (Unpriv. 7.1)."""
+        ...
+
+    # Privileged architecture: only definitions of system mode use these.
+    #: The hart's privileged state, 64 bits each, by name ("mode", "mstatus", "satp", ...).
+    sys: SystemState
+
+    def context_changed(self) -> None:
+        """Privileged state was written: what follows sees other translation or interrupts."""
+        ...
+
+    def fence_vma(self, address: Bits, every: Bits) -> None:
+        """Forget translations of the page of `address`, or all where the one-bit `every` holds."""
+        ...
+
+    def wait_for_interrupt(self) -> None:
+        """This instruction need not end before an interrupt is pending (Priv. 3.3.3)."""
+        ...
+
+    def zero_block(self, address: Bits) -> None:
+        """Store 64 zero bytes at an address that is a multiple of 64."""
+        ...
+
+    def load_physical(self, at: Bits, access: Bits, va: Bits) -> Bits:
+        """Eight bytes at a guest-physical address, as the hart's page walker reads them. Where
+        there is no memory the access (0 fetch, 1 load, 2 store) to `va` raises an access fault;
+        `NOWHERE` reads as zero."""
+        ...
+
+    def update_physical(self, condition: Bits, at: Bits, old: Bits, new: Bits) -> Bits:
+        """Where the condition holds, atomically replace `old` by `new`. One bit: 0 where memory
+        held something else, and the walk has to begin again."""
         ...
 
     # Floating point. Widths come from the operands (32 or 64); results are canonical NaNs where

@@ -247,6 +247,8 @@ class Csr:
         self.name = name
         self.read = read
         self.write: CsrWrite | None = None
+        #: What a set or clear starts from where that is not what is read (Priv. 3.1.9, mip).
+        self.base: CsrRead = read
 
     def writer(self, write: CsrWrite) -> CsrWrite:
         """Decorator: what a write does with the 64-bit value. Raises `LawError` for a CSR whose
@@ -271,6 +273,7 @@ class Csr:
                 h.trap_if(writes, ILLEGAL_INSTRUCTION)
             return old
         operand = h.const(value, 64)
-        new = {"write": operand, "set": old | operand, "clear": old & ~operand}[op]
+        base = old if self.base is self.read else self.base(h)
+        new = {"write": operand, "set": base | operand, "clear": base & ~operand}[op]
         self.write(h, new if isinstance(writes, bool) else h.select(writes, new, old))
         return old

@@ -183,21 +183,23 @@ class InsnSet:
         """Every row that decodes to an instruction; the native decoder is made from these."""
         return list(self._encodings.values())
 
-    def subset(self, extensions: Iterable[str]) -> InsnSet:
-        """The same set with only the named extensions. A compressed form needs its own and its
-        base's. Raises `LawError` for an extension that is not there."""
+    def subset(self, extensions: Iterable[str], without: Iterable[str] = ()) -> InsnSet:
+        """The same set with only the named extensions, and `without` some instructions and CSRs.
+        A compressed form needs its own and its base's. Raises `LawError` for an extension that is
+        not there."""
         wanted = set(extensions)
         if unknown := wanted - set(self.extensions):
             raise LawError(f"{self.name} has no extension {', '.join(sorted(unknown))}")
+        left_out = set(without)
         names = Names(self.names.registers, self.names.synonyms)
         chosen = InsnSet(self.name, names, self.pseudo)
         for encoding in self._encodings.values():
             base = self._encodings[encoding.insn.name]
-            if {encoding.extension, base.extension} <= wanted:
+            if {encoding.extension, base.extension} <= wanted and encoding.name not in left_out:
                 chosen._add(encoding)
         for number, csr in self.csrs.items():
             extension = self._extensions[f"csr {csr.name}"]
-            if extension in wanted:
+            if extension in wanted and csr.name not in left_out:
                 chosen.csr(number, csr.name, extension)(csr.read)
                 chosen.csrs[number] = csr
         chosen._idioms = {

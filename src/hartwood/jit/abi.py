@@ -51,7 +51,7 @@ REASONS = (
 )
 (NONE, SLICE, TRAP, FAULT, FETCH, HOT, BANK, REFERENCE, ILLEGAL) = range(len(REASONS))
 
-_FIELDS: tuple[tuple[str, int, int], ...] = (
+FIELDS: tuple[tuple[str, int, int], ...] = (
     # name, bytes per element, elements
     ("x", 8, 33),
     ("f", 8, 32),
@@ -88,22 +88,27 @@ class AbiError(Error):
     """The layout that generated code was built for is not the one of this process."""
 
 
-def _layout() -> tuple[dict[str, int], int]:
+#: Name, bytes per element, elements of each field of a struct.
+Fields = tuple[tuple[str, int, int], ...]
+
+
+def layout(fields: Fields) -> tuple[dict[str, int], int]:
+    """Offsets of fields by name, each aligned to its size, and the size of the struct."""
     offsets: dict[str, int] = {}
     at = 0
-    for name, size, count in _FIELDS:
+    for name, size, count in fields:
         at = (at + size - 1) & -size
         offsets[name] = at
         at += size * count
     return offsets, (at + 63) & -64
 
 
-_OFFSETS, STATE_SIZE = _layout()
+_OFFSETS, STATE_SIZE = layout(FIELDS)
 
 
 def offset(name: str, index: int = 0) -> int:
     """Byte offset of element `index` of field `name` in a `State`."""
-    return _OFFSETS[name] + index * next(size for field, size, _ in _FIELDS if field == name)
+    return _OFFSETS[name] + index * next(size for field, size, _ in FIELDS if field == name)
 
 
 class State(ctypes.Structure):
@@ -113,9 +118,9 @@ class State(ctypes.Structure):
         (name, {4: ctypes.c_uint32, 8: ctypes.c_uint64}[size] * count)
         if count > 1
         else (name, {4: ctypes.c_uint32, 8: ctypes.c_uint64}[size])
-        for name, size, count in _FIELDS
+        for name, size, count in FIELDS
     ]
 
 
-if any(getattr(State, name).offset != _OFFSETS[name] for name, _, _ in _FIELDS):
+if any(getattr(State, name).offset != _OFFSETS[name] for name, _, _ in FIELDS):
     raise AbiError("the hart's state is laid out differently by ctypes: file a bug")

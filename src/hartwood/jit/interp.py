@@ -18,13 +18,13 @@ from hartwood.jit import abi
 from hartwood.jit.access import FlatMemory, load_pointer
 from hartwood.jit.calling import HANDLER_CC, HANDLER_PARAMETERS, field, handler_tail
 from hartwood.jit.record import IMMEDIATE, LENGTH, Slot, slots
-from hartwood.jit.words import StateHart
+from hartwood.jit.words import Memory, StateHart
 
 #: Exception causes that report a memory access (Priv. 3.1.15).
 LOAD_FAULT, STORE_FAULT = 13, 15
 
 #: Extensions that every program uses.
-_BASE = ("i", "m", "a", "f", "d", "zicsr", "zifencei")
+_BASE = ("i", "m", "a", "f", "d", "zicsr", "zifencei", "privileged")
 
 BANKS = ("base", "float", "rounded", "extra")
 
@@ -63,7 +63,7 @@ class HandlerHart(StateHart):
 
     def __init__(self, text: Text, insns: InsnSet) -> None:
         super().__init__(text, insns)
-        self.memory = FlatMemory(text, self._slow)
+        self.memory: Memory = FlatMemory(text, self._slow)
         self.ended = False
         self._cold: list[tuple[str, list[str]]] = []
         self._pc = Val(text, 64, "%pc")
@@ -93,6 +93,14 @@ class HandlerHart(StateHart):
         return text.value(f"getelementptr i64, ptr {base}, i64 {number}")
 
     # Control.
+    def go_on(self, pc: str, rec: str, budget: str) -> None:
+        """Continue with the record of the instruction that follows in memory."""
+        dispatch(self.text, pc, rec, budget)
+
+    def transfer(self, target: str, budget: str) -> None:
+        """Continue at a guest address."""
+        transfer(self.text, target, budget)
+
     @property
     def pc(self) -> Val:
         """Address of this instruction."""
@@ -120,7 +128,7 @@ class HandlerHart(StateHart):
         """Continue with the next record, unless the body already left; then the cold blocks."""
         if not self.ended:
             pc, rec, budget = self._successor()
-            dispatch(self.text, pc, rec, budget)
+            self.go_on(pc, rec, budget)
         for label, lines in self._cold:
             self.text.label(label)
             for line in lines:
@@ -129,7 +137,7 @@ class HandlerHart(StateHart):
     def jump(self, target: Val | int) -> None:
         budget = self._successor()[2]
         where = target if isinstance(target, Val) else constant(self.text, target, 64)
-        transfer(self.text, where.name, budget)
+        self.transfer(where.name, budget)
         self.ended = True
 
     def branch(self, condition: Val, target: Val | int) -> None:
@@ -140,26 +148,27 @@ class HandlerHart(StateHart):
         name = goal.name
         text.emit(f"br i1 {condition.name}, label %{taken}, label %{straight}")
         text.label(taken)
-        transfer(text, name, budget)
+        self.transfer(name, budget)
         text.label(straight)
-        dispatch(text, pc, rec, budget)
+        self.go_on(pc, rec, budget)
         self.ended = True
 
-    def _leave(self, reason: int, cause: int, tval: str, pc: str = "%pc") -> list[str]:
-        return leave(self.text, reason, str(cause), tval, pc, "%budget")
+    def _leave(self, reason: int, cause: Val | int, tval: str, pc: str = "%pc") -> list[str]:
+        name = cause.name if isinstance(cause, Val) else str(cause)
+        return leave(self.text, reason, name, tval, pc, "%budget")
 
-    def trap(self, cause: int, tval: Val | int = 0) -> None:
+    def trap(self, cause: Val | int, tval: Val | int = 0) -> None:
         value = tval if isinstance(tval, Val) else constant(self.text, tval, 64)
-        reason = abi.ILLEGAL if cause == 2 else abi.TRAP
+        reason = abi.ILLEGAL if isinstance(cause, int) and cause == 2 else abi.TRAP
         for line in self._leave(reason, cause, value.name):
             self.text.emit(line)
         self.text.label(self.text.fresh_label("dead"))
 
-    def trap_if(self, condition: Val, cause: int, tval: Val | int = 0) -> None:
+    def trap_if(self, condition: Val, cause: Val | int, tval: Val | int = 0) -> None:
         text = self.text
         value = tval if isinstance(tval, Val) else constant(text, tval, 64)
         bad, good = text.fresh_label("trap"), text.fresh_label("fine")
-        reason = abi.ILLEGAL if cause == 2 else abi.TRAP
+        reason = abi.ILLEGAL if isinstance(cause, int) and cause == 2 else abi.TRAP
         self._cold.append((bad, self._leave(reason, cause, value.name)))
         text.emit(f"br i1 {condition.name}, label %{bad}, label %{good}, !prof !1")
         text.label(good)

@@ -22,7 +22,7 @@ except ImportError:  # pragma: no cover - an interpreter that was built without 
 
 #: Bytes that the folder may hold; above it the files that were not used for longest go.
 LIMIT = 256 << 20
-_SOURCES = ("bits", "isa", "isa/riscv", "jit")
+_SOURCES = ("bits", "isa", "isa/riscv", "jit", "mem")
 
 
 class StoreError(Error):

@@ -7,13 +7,13 @@ subclass (`only_reference_if`, the fault labels of `memory`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 from hartwood.bits.ssa import SsaHart, Text, Val, constant
 from hartwood.bits.ssa_float import DYN, on_host
 from hartwood.bits.ssa_float_x86 import X86Float
 from hartwood.isa.insnset import InsnSet
 from hartwood.jit import abi
-from hartwood.jit.access import FlatMemory
 from hartwood.jit.calling import field
 
 NO_RESERVATION = (1 << 64) - 1
@@ -24,10 +24,34 @@ def _reservation(address: Val, size: int) -> Val:
     return address | abi.RESERVED_WORD if size == 4 else address
 
 
+class Memory(Protocol):
+    """What accesses of guest memory are in text."""
+
+    def load(self, address: Val, size: int) -> Val:
+        """`size` bytes, as 8*size bits."""
+        ...
+
+    def store(self, address: Val, value: Val) -> None:
+        """Store all bits of `value`."""
+        ...
+
+    def amo(self, op: str, address: Val, value: Val) -> Val:
+        """Atomic read-modify-write, sequentially consistent."""
+        ...
+
+    def compare_exchange(self, address: Val, expected: Val, value: Val) -> Val:
+        """Store `value` if memory holds `expected`, atomically; one bit tells."""
+        ...
+
+    def new_block(self) -> None:
+        """Control may come from elsewhere."""
+        ...
+
+
 class NativeHart(SsaHart):
     """`words.Hart` on the host's own memory and floating-point unit."""
 
-    memory: FlatMemory
+    memory: Memory
     #: Whether floating-point results may stay raw (see `Val.raw`) between instructions.
     raw_floats = False
 

@@ -186,7 +186,12 @@ class Worker:
             self._store.trim()
 
     def _bank(self, name: str) -> None:
-        image = stencil_image(RISCV) if name == STENCILS else bank_image(RISCV, name)
+        if name.startswith("system-"):
+            from hartwood.jit.system import system_image  # user mode never needs it
+
+            image = system_image(name)
+        else:
+            image = stencil_image(RISCV) if name == STENCILS else bank_image(RISCV, name)
         data = image.dump()
         self._reply("bank", name, data)
         if self._store is not None:

@@ -1,0 +1,217 @@
+"""Accesses that missed the TLB, as LLVM text: devices, misaligned ones, those on pages of code.
+
+`$name` is a pointer to a field of the state (`sysfunctions.expand`). Each says whether it
+succeeded; if not, the state holds the exception. A misaligned access to anything but memory is an
+access fault (Priv. 3.6.3.3 leaves the choice).
+"""
+
+from __future__ import annotations
+
+TEXT = """
+define i64 @device(ptr %s, i1 %write, i64 %va, i64 %size, i64 %budget, i64 %value) #0 {
+  %mask = sub i64 %size, 1
+  %low = and i64 %va, %mask
+  %odd = icmp ne i64 %low, 0
+  %acc = select i1 %write, i64 7, i64 5
+  br i1 %odd, label %failed, label %call
+call:
+  store i32 0, ptr $io_fault
+  store i64 %budget, ptr $budget
+  call void asm sideeffect "stmxcsr \\240", "=*m"(ptr elementtype(i32) $mxcsr)
+  call void asm sideeffect "ldmxcsr \\240", "*m"(ptr elementtype(i32) $host_mxcsr)
+  %pa = load i64, ptr $physical
+  br i1 %write, label %out, label %in
+out:
+  %wf = load ptr, ptr $io_write
+  call void %wf(i64 %pa, i64 %size, i64 %value)
+  br label %after
+in:
+  %rf = load ptr, ptr $io_read
+  %got = call i64 %rf(i64 %pa, i64 %size)
+  br label %after
+after:
+  %result = phi i64 [0, %out], [%got, %in]
+  call void asm sideeffect "ldmxcsr \\240", "*m"(ptr elementtype(i32) $mxcsr)
+  %bad = load i32, ptr $io_fault
+  %isbad = icmp ne i32 %bad, 0
+  br i1 %isbad, label %failed, label %good
+good:
+  ret i64 %result
+failed:
+  store i32 1, ptr $io_fault
+  store i64 %acc, ptr $cause
+  store i64 %va, ptr $tval
+  ret i64 0
+}
+define {i64, i1} @load_slow(ptr %s, i64 %va, i64 %size, i64 %budget) #0 {
+  %more = sub i64 %size, 1
+  %last = add i64 %va, %more
+  %differ = xor i64 %va, %last
+  %high = and i64 %differ, -4096
+  %crosses = icmp ne i64 %high, 0
+  %p = call ptr @reach(ptr %s, i64 %va, i64 1)
+  %fault = icmp eq ptr %p, null
+  br i1 %fault, label %failed, label %reached
+failed:
+  ret {i64, i1} zeroinitializer
+reached:
+  %isio = icmp eq ptr %p, inttoptr (i64 1 to ptr)
+  br i1 %crosses, label %two, label %onepage
+onepage:
+  br i1 %isio, label %io, label %ram
+io:
+  %got = call i64 @device(ptr %s, i1 false, i64 %va, i64 %size, i64 %budget, i64 0)
+  %bad = load i32, ptr $io_fault
+  %isbad = icmp ne i32 %bad, 0
+  br i1 %isbad, label %failed, label %result
+ram:
+  br label %bytes
+two:
+  %second = and i64 %last, -4096
+  br i1 %isio, label %misaligned, label %two1
+two1:
+  %q = call ptr @reach(ptr %s, i64 %second, i64 1)
+  %fault2 = icmp eq ptr %q, null
+  br i1 %fault2, label %failed, label %two2
+two2:
+  %isio2 = icmp eq ptr %q, inttoptr (i64 1 to ptr)
+  br i1 %isio2, label %misaligned, label %bytes
+misaligned:
+  store i64 5, ptr $cause
+  store i64 %va, ptr $tval
+  ret {i64, i1} zeroinitializer
+bytes:
+  %far = phi ptr [%p, %ram], [%q, %two2]
+  %page = and i64 %va, -4096
+  br label %loop
+loop:
+  %i = phi i64 [%more, %bytes], [%j, %loop]
+  %acc = phi i64 [0, %bytes], [%acc2, %loop]
+  %at = add i64 %va, %i
+  %atpage = and i64 %at, -4096
+  %near = icmp eq i64 %atpage, %page
+  %inpage = and i64 %at, 4095
+  %here = getelementptr i8, ptr %p, i64 %i
+  %there = getelementptr i8, ptr %far, i64 %inpage
+  %byte = select i1 %near, ptr %here, ptr %there
+  %b = load i8, ptr %byte
+  %wide = zext i8 %b to i64
+  %up = shl i64 %acc, 8
+  %acc2 = or i64 %up, %wide
+  %j = sub i64 %i, 1
+  %end = icmp slt i64 %j, 0
+  br i1 %end, label %result, label %loop
+result:
+  %value = phi i64 [%got, %io], [%acc2, %loop]
+  %r0 = insertvalue {i64, i1} poison, i64 %value, 0
+  %r1 = insertvalue {i64, i1} %r0, i1 true, 1
+  ret {i64, i1} %r1
+}
+define i1 @store_slow(ptr %s, i64 %va, i64 %size, i64 %budget, i64 %value, ptr %rec) #0 {
+  %more = sub i64 %size, 1
+  %last = add i64 %va, %more
+  %differ = xor i64 %va, %last
+  %high = and i64 %differ, -4096
+  %crosses = icmp ne i64 %high, 0
+  %p = call ptr @reach(ptr %s, i64 %va, i64 2)
+  %fault = icmp eq ptr %p, null
+  br i1 %fault, label %failed, label %reached
+failed:
+  ret i1 false
+reached:
+  %isio = icmp eq ptr %p, inttoptr (i64 1 to ptr)
+  br i1 %crosses, label %two, label %onepage
+onepage:
+  br i1 %isio, label %io, label %ram
+io:
+  %got = call i64 @device(ptr %s, i1 true, i64 %va, i64 %size, i64 %budget, i64 %value)
+  %bad = load i32, ptr $io_fault
+  %isbad = icmp ne i32 %bad, 0
+  br i1 %isbad, label %failed, label %done
+done:
+  ret i1 true
+misaligned:
+  store i64 7, ptr $cause
+  store i64 %va, ptr $tval
+  ret i1 false
+ram:
+  switch i64 %size, label %bytes [i64 8, label %s8 i64 4, label %s4 i64 2, label %s2]
+s8:
+  store volatile i64 %value, ptr %p, align 1
+  br label %note
+s4:
+  %v4 = trunc i64 %value to i32
+  store volatile i32 %v4, ptr %p, align 1
+  br label %note
+s2:
+  %v2 = trunc i64 %value to i16
+  store volatile i16 %v2, ptr %p, align 1
+  br label %note
+note:
+  call void @wrote(ptr %s, ptr %p, i64 %size, ptr %rec)
+  ret i1 true
+two:
+  %second = and i64 %last, -4096
+  br i1 %isio, label %misaligned, label %two1
+two1:
+  %q = call ptr @reach(ptr %s, i64 %second, i64 2)
+  %fault2 = icmp eq ptr %q, null
+  br i1 %fault2, label %failed, label %two2
+two2:
+  %isio2 = icmp eq ptr %q, inttoptr (i64 1 to ptr)
+  br i1 %isio2, label %misaligned, label %bytes
+bytes:
+  %far = phi ptr [%p, %ram], [%q, %two2]
+  %page = and i64 %va, -4096
+  br label %loop
+loop:
+  %i = phi i64 [0, %bytes], [%j, %loop]
+  %rest = phi i64 [%value, %bytes], [%rest2, %loop]
+  %at = add i64 %va, %i
+  %atpage = and i64 %at, -4096
+  %near = icmp eq i64 %atpage, %page
+  %inpage = and i64 %at, 4095
+  %here = getelementptr i8, ptr %p, i64 %i
+  %there = getelementptr i8, ptr %far, i64 %inpage
+  %byte = select i1 %near, ptr %here, ptr %there
+  %b = trunc i64 %rest to i8
+  store volatile i8 %b, ptr %byte
+  call void @wrote(ptr %s, ptr %byte, i64 1, ptr %rec)
+  %rest2 = lshr i64 %rest, 8
+  %j = add i64 %i, 1
+  %end = icmp eq i64 %j, %size
+  br i1 %end, label %done, label %loop
+}
+define ptr @atomic_slow(ptr %s, i64 %va, i64 %size, ptr %rec) #0 {
+  %p = call ptr @reach(ptr %s, i64 %va, i64 2)
+  %fault = icmp eq ptr %p, null
+  br i1 %fault, label %failed, label %reached
+failed:
+  ret ptr null
+reached:
+  %isio = icmp eq ptr %p, inttoptr (i64 1 to ptr)
+  br i1 %isio, label %io, label %ram
+io:
+  store i64 7, ptr $cause
+  store i64 %va, ptr $tval
+  ret ptr null
+ram:
+  call void @wrote(ptr %s, ptr %p, i64 %size, ptr %rec)
+  ret ptr %p
+}
+define i1 @zero_slow(ptr %s, i64 %va, ptr %rec) #0 {
+  %p = call ptr @atomic_slow(ptr %s, i64 %va, i64 64, ptr %rec)
+  %fault = icmp eq ptr %p, null
+  br i1 %fault, label %failed, label %loop
+failed:
+  ret i1 false
+loop:
+  %i = phi i64 [0, %0], [%j, %loop]
+  %at = getelementptr i8, ptr %p, i64 %i
+  store volatile i64 0, ptr %at
+  %j = add i64 %i, 8
+  %end = icmp eq i64 %j, 64
+  br i1 %end, label %done, label %loop
+done:
+  ret i1 true
+}"""

@@ -1,0 +1,96 @@
+"""The generated code of system mode: one copy a process, for all machines and harts."""
+
+from __future__ import annotations
+
+import ctypes
+from _thread import allocate_lock
+from functools import cache
+
+from hartwood.errors import ImageError
+from hartwood.jit import abi, sysabi
+from hartwood.jit.arena import CodeArena
+from hartwood.jit.client import Client
+from hartwood.jit.image import Image
+from hartwood.jit.store import Store
+from hartwood.mem import hostmem
+
+BANKS = ("base", "float", "rounded", "extra")
+#: Shared functions and handlers, in the order of `system.LINKS` (a test compares).
+LINKS = (
+    *("exception", "over", "fetch_miss", "leave", "reference", "wait"),
+    *("load_slow", "store_slow", "atomic_slow", "zero_slow", "settle", "flush"),
+)
+_TABLE_SIZE = 1 << 16
+
+
+class SystemCode:
+    """Banks of handlers and the ways in. Methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._store = Store()
+        self._client = Client(self._store.path, {})
+        self._arena = CodeArena(16 << 20)
+        self._lock = allocate_lock()
+        self._table_at = hostmem.mmap(0, _TABLE_SIZE, 3, 0x22)
+        self._table = hostmem.view(self._table_at, _TABLE_SIZE).cast("Q")
+        image = self._image("base")
+        self._bank_of = image.meta
+        base = self._install(image)
+        self.entries = {name: base + at for name, at in image.entries.items()}
+        take_state = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+        self.run = take_state(self.entries["run"])
+        self.step = take_state(self.entries["step"])
+        #: Take the exception that `cause` and `tval` of a state describe.
+        self.throw = take_state(self.entries["throw"])
+        flush = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_bool)
+        #: Forget translations: (state, address, whether all).
+        self.flush = flush(self.entries["flush"])
+        #: Take note of privileged state that Python wrote.
+        self.settle = take_state(self.entries["settle"])
+        now = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_int64)
+        #: Guest time: (state, budget).
+        self.now = now(self.entries["now"])
+
+    def _image(self, bank: str) -> Image:
+        key = f"bank-system-{bank}"
+        for data in self._store.get(key):
+            try:
+                return Image.load(data)
+            except ImageError:
+                self._store.discard(key)
+        try:
+            return Image.load(self._client.bank(f"system-{bank}"))
+        finally:
+            self._client.close()
+
+    def _install(self, image: Image) -> int:
+        base = self._arena.install(image)
+        for name, at in image.entries.items():
+            if name.startswith("h_"):
+                self._table[int(name[2:])] = base + at
+        return base
+
+    def load_bank(self, number: int) -> None:
+        """Make handler `number` available."""
+        with self._lock:
+            if not self._table[number]:
+                self._install(self._image(BANKS[self._bank_of[number]]))
+
+    def new_state(self) -> sysabi.SystemState:
+        """The state of a hart at reset, without memory."""
+        state = sysabi.SystemState()
+        state.handlers = self._table_at
+        state.reserved_address = (1 << 64) - 1
+        state.mxcsr = 0x1F80
+        for place, name in enumerate(LINKS):
+            state.links[place] = self.entries[name]
+        return state
+
+
+@cache
+def system_code() -> SystemCode:
+    """The code of this process. Raises `WorkerError` where it cannot be made."""
+    return SystemCode()
+
+
+assert sysabi.LOCKUP > abi.ILLEGAL

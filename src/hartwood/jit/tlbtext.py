@@ -1,0 +1,427 @@
+"""What is behind a TLB miss, as LLVM text: the memory map, filling and forgetting entries, and
+which pages hold decoded code.
+
+`$name` is a pointer to a field of the state (`sysfunctions.expand`).
+"""
+
+from __future__ import annotations
+
+from hartwood.jit import sysabi
+from hartwood.jit.sysabi import CONTEXTS, RECORDS_PER_PAGE, TLB_ENTRIES
+from hartwood.mem.ram import HARTS_AT, LOCK_AT, REGIONS
+
+#: What a walk gives where it has to begin again, in place of a cause.
+AGAIN = 64
+#: Bytes of TLBs that a context has, and where the first one's are.
+CONTEXT = 3 * TLB_ENTRIES * 16
+TLBS = sysabi.offset("tlbs")
+
+TEXT = f"""
+define i64 @retired(ptr %s, i64 %budget) #0 {{
+  %goal = load i64, ptr $goal
+  %n = sub i64 %goal, %budget
+  ret i64 %n
+}}
+define i64 @now(ptr %s, i64 %budget) #0 {{
+  %clock = load ptr, ptr $clock
+  %offset = load i64, ptr $time_offset
+  %counted = icmp eq ptr %clock, null
+  br i1 %counted, label %count, label %ask
+count:
+  %n = call i64 @retired(ptr %s, i64 %budget)
+  %ticks = udiv i64 %n, {sysabi.INSTRUCTIONS_PER_TICK}
+  %t = add i64 %ticks, %offset
+  ret i64 %t
+ask:
+  %status = call i32 %clock(i32 1, ptr $timespec)
+  %seconds = load i64, ptr $timespec
+  %at = getelementptr i8, ptr $timespec, i64 8
+  %nano = load i64, ptr %at
+  %whole = mul i64 %seconds, {sysabi.FREQUENCY}
+  %part = udiv i64 %nano, {10**9 // sysabi.FREQUENCY}
+  %sum = add i64 %whole, %part
+  %t2 = add i64 %sum, %offset
+  ret i64 %t2
+}}
+define ptr @ram(ptr %s, i64 %at) #0 {{
+  %memory = load ptr, ptr $memory
+  %first = load ptr, ptr $table
+  br label %next
+next:
+  %i = phi i64 [0, %0], [%j, %more]
+  %here = getelementptr i8, ptr %first, i64 %i
+  %start = load i64, ptr %here
+  %sizep = getelementptr i8, ptr %here, i64 8
+  %size = load i64, ptr %sizep
+  %off = sub i64 %at, %start
+  %in = icmp ult i64 %off, %size
+  br i1 %in, label %found, label %more
+more:
+  %j = add i64 %i, 24
+  %end = icmp eq i64 %j, {REGIONS * 24}
+  br i1 %end, label %none, label %next
+none:
+  ret ptr null
+found:
+  %deltap = getelementptr i8, ptr %here, i64 16
+  %delta = load i64, ptr %deltap
+  %inside = add i64 %delta, %off
+  %host = getelementptr i8, ptr %memory, i64 %inside
+  ret ptr %host
+}}
+define ptr @table(ptr %s, i64 %at) #0 {{
+  %nowhere = icmp eq i64 %at, -1
+  br i1 %nowhere, label %zero, label %look
+zero:
+  store i64 0, ptr $nothing
+  ret ptr $nothing
+look:
+  %allowed = call i1 @protection(ptr %s, i64 %at, i64 1, i64 1)
+  br i1 %allowed, label %go, label %none
+go:
+  %host = call ptr @ram(ptr %s, i64 %at)
+  ret ptr %host
+none:
+  ret ptr null
+}}
+define void @flush(ptr %s, i64 %va, i1 %every) #0 {{
+  %at = load i64, ptr $large_at
+  %mask = load i64, ptr $large_mask
+  %page = and i64 %va, -4096
+  %other = xor i64 %page, %at
+  %differ = and i64 %other, %mask
+  %large = icmp eq i64 %differ, 0
+  %all = or i1 %every, %large
+  %tlbs = getelementptr i8, ptr %s, i64 {TLBS}
+  br i1 %all, label %clear, label %one
+clear:
+  %count = load i64, ptr $tlb_flushes
+  %counted = add i64 %count, 1
+  store i64 %counted, ptr $tlb_flushes
+  store i64 1, ptr $large_at
+  store i64 -1, ptr $large_mask
+  br label %loop
+loop:
+  %i = phi i64 [0, %clear], [%j, %loop]
+  %e = getelementptr i8, ptr %tlbs, i64 %i
+  store i64 -1, ptr %e
+  %j = add i64 %i, 16
+  %done = icmp eq i64 %j, {CONTEXTS * CONTEXT}
+  br i1 %done, label %end, label %loop
+one:
+  %index = lshr i64 %page, 8
+  %slot = and i64 %index, {(TLB_ENTRIES - 1) << 4}
+  br label %loop1
+loop1:
+  %k = phi i64 [%slot, %one], [%l, %next1]
+  %e1 = getelementptr i8, ptr %tlbs, i64 %k
+  %tag = load i64, ptr %e1
+  %same = icmp eq i64 %tag, %page
+  br i1 %same, label %kill, label %next1
+kill:
+  store i64 -1, ptr %e1
+  br label %next1
+next1:
+  %l = add i64 %k, {TLB_ENTRIES * 16}
+  %past = icmp uge i64 %l, {CONTEXTS * CONTEXT}
+  br i1 %past, label %end, label %loop1
+end:
+  ret void
+}}
+define void @lock(ptr %s) #0 {{
+  %table = load ptr, ptr $table
+  %word = getelementptr i8, ptr %table, i64 {LOCK_AT}
+  br label %try
+try:
+  %old = atomicrmw xchg ptr %word, i64 1 seq_cst
+  %free = icmp eq i64 %old, 0
+  br i1 %free, label %mine, label %try
+mine:
+  ret void
+}}
+define void @unlock(ptr %s) #0 {{
+  %table = load ptr, ptr $table
+  %word = getelementptr i8, ptr %table, i64 {LOCK_AT}
+  store atomic i64 0, ptr %word seq_cst, align 8
+  ret void
+}}
+define void @fence_code(ptr %s) #0 {{
+  %table = load ptr, ptr $table
+  %who = getelementptr i8, ptr %table, i64 {HARTS_AT + 8}
+  %second = load ptr, ptr %who
+  %alone = icmp eq ptr %second, null
+  br i1 %alone, label %out, label %flush
+flush:
+  call void @flush(ptr %s, i64 0, i1 true)
+  ret void
+out:
+  ret void
+}}
+define void @drop(ptr %s, i64 %tlb, i64 %shift, i64 %base) #0 {{
+  %table = load ptr, ptr $table
+  br label %hart
+hart:
+  %n = phi i64 [{HARTS_AT}, %0], [%n2, %after]
+  %who = getelementptr i8, ptr %table, i64 %n
+  %other = load volatile ptr, ptr %who
+  %n2 = add i64 %n, 8
+  %last = icmp eq ptr %other, null
+  br i1 %last, label %out, label %there
+there:
+  %tlbs = getelementptr i8, ptr %other, i64 {TLBS}
+  br label %context
+context:
+  %c = phi i64 [%tlb, %there], [%d, %contextend]
+  br label %loop
+loop:
+  %i = phi i64 [0, %context], [%j, %next]
+  %at = add i64 %c, %i
+  %e = getelementptr i8, ptr %tlbs, i64 %at
+  %tag = load volatile i64, ptr %e
+  %ap = getelementptr i8, ptr %e, i64 8
+  %add = load volatile i64, ptr %ap
+  %scaled = shl i64 %tag, %shift
+  %target = add i64 %scaled, %add
+  %same = icmp eq i64 %target, %base
+  br i1 %same, label %kill, label %next
+kill:
+  store volatile i64 -1, ptr %e
+  br label %next
+next:
+  %j = add i64 %i, 16
+  %done = icmp eq i64 %j, {TLB_ENTRIES * 16}
+  br i1 %done, label %contextend, label %loop
+contextend:
+  %d = add i64 %c, {CONTEXT}
+  %end = icmp uge i64 %d, {CONTEXTS * CONTEXT}
+  br i1 %end, label %after, label %context
+after:
+  br label %hart
+out:
+  ret void
+}}
+define void @page_in(ptr %s, i64 %page) #0 {{
+  %all = load ptr, ptr $records
+  %at = mul i64 %page, {RECORDS_PER_PAGE}
+  %base = getelementptr i8, ptr %all, i64 %at
+  call void @lock(ptr %s)
+  br label %loop
+loop:
+  %i = phi i64 [0, %0], [%j, %loop]
+  %rec = getelementptr i8, ptr %base, i64 %i
+  store ptr @decode, ptr %rec
+  %j = add i64 %i, 16
+  %done = icmp eq i64 %j, 32768
+  br i1 %done, label %last, label %loop
+last:
+  %c1 = getelementptr i8, ptr %base, i64 32768
+  store ptr @cross, ptr %c1
+  %c2 = getelementptr i8, ptr %base, i64 32784
+  store ptr @cross, ptr %c2
+  %flags = load ptr, ptr $flags
+  %flag = getelementptr i8, ptr %flags, i64 %page
+  store atomic i8 1, ptr %flag seq_cst, align 1
+  fence seq_cst
+  %memory = load i64, ptr $memory
+  %off = shl i64 %page, 12
+  %host = add i64 %memory, %off
+  call void @drop(ptr %s, i64 {TLB_ENTRIES * 16}, i64 0, i64 %host)
+  call void @unlock(ptr %s)
+  ret void
+}}
+define void @wrote(ptr %s, ptr %host, i64 %size, ptr %rec) #0 {{
+  %memory = load i64, ptr $memory
+  %h = ptrtoint ptr %host to i64
+  %off = sub i64 %h, %memory
+  %page = lshr i64 %off, 12
+  %flags = load ptr, ptr $flags
+  %flag = getelementptr i8, ptr %flags, i64 %page
+  %code = load i8, ptr %flag
+  %plain = icmp eq i8 %code, 0
+  br i1 %plain, label %out, label %discard
+discard:
+  call void @lock(ptr %s)
+  %in = and i64 %off, 4095
+  %slot = lshr i64 %in, 1
+  %prev = sub i64 %slot, 1
+  %neg = icmp slt i64 %prev, 0
+  %from = select i1 %neg, i64 0, i64 %prev
+  %lastb = add i64 %in, %size
+  %lastb1 = sub i64 %lastb, 1
+  %to = lshr i64 %lastb1, 1
+  %all = load ptr, ptr $records
+  %at = mul i64 %page, {RECORDS_PER_PAGE}
+  %base = getelementptr i8, ptr %all, i64 %at
+  br label %loop
+loop:
+  %i = phi i64 [%from, %discard], [%j, %loop]
+  %ro = shl i64 %i, 4
+  %r = getelementptr i8, ptr %base, i64 %ro
+  store atomic ptr @decode, ptr %r release, align 8
+  %j = add i64 %i, 1
+  %done = icmp ugt i64 %j, %to
+  br i1 %done, label %count, label %loop
+count:
+  %ri = ptrtoint ptr %rec to i64
+  %bi = ptrtoint ptr %base to i64
+  %dist = sub i64 %ri, %bi
+  %own = icmp ult i64 %dist, {RECORDS_PER_PAGE}
+  %few = icmp ult i8 %code, 17
+  %stay = or i1 %own, %few
+  br i1 %stay, label %keep, label %give
+keep:
+  %more = add i8 %code, 1
+  %capped = select i1 %few, i8 %more, i8 %code
+  store i8 %capped, ptr %flag
+  call void @unlock(ptr %s)
+  ret void
+give:
+  call void @drop(ptr %s, i64 {2 * TLB_ENTRIES * 16}, i64 3, i64 %bi)
+  store atomic i8 0, ptr %flag seq_cst, align 1
+  call void @unlock(ptr %s)
+  ret void
+out:
+  ret void
+}}
+define ptr @reach(ptr %s, i64 %va, i64 %access) #0 {{
+  %misses = load i64, ptr $tlb_misses
+  %misses1 = add i64 %misses, 1
+  store i64 %misses1, ptr $tlb_misses
+  %fetch = icmp eq i64 %access, 0
+  %own = load i64, ptr $mode
+  %data = call i64 @data_mode(ptr %s)
+  %mode = select i1 %fetch, i64 %own, i64 %data
+  br label %again
+again:
+  %cause = call i64 @walk(ptr %s, i64 %va, i64 %access, i64 %mode)
+  %retry = icmp eq i64 %cause, {AGAIN}
+  br i1 %retry, label %again, label %walked
+walked:
+  %fault = icmp ne i64 %cause, 0
+  br i1 %fault, label %failed, label %translated
+denied:
+  %twice = shl i64 %access, 1
+  %three = add i64 %twice, 3
+  %accessfault = select i1 %fetch, i64 1, i64 %three
+  br label %failed
+failed:
+  %why = phi i64 [%cause, %walked], [%accessfault, %denied]
+  store i64 %why, ptr $cause
+  store i64 %va, ptr $tval
+  ret ptr null
+translated:
+  %pa = load i64, ptr $physical
+  %allowed = call i1 @protection(ptr %s, i64 %pa, i64 %access, i64 %mode)
+  br i1 %allowed, label %there, label %denied
+there:
+  %host = call ptr @ram(ptr %s, i64 %pa)
+  %none = icmp eq ptr %host, null
+  br i1 %none, label %device, label %memory
+device:
+  br i1 %fetch, label %denied, label %io
+io:
+  ret ptr inttoptr (i64 1 to ptr)
+memory:
+  %span = load i64, ptr $span
+  %big = icmp ugt i64 %span, 4095
+  br i1 %big, label %large, label %fill
+large:
+  %oldat = load i64, ptr $large_at
+  %oldmask = load i64, ptr $large_mask
+  %mine = xor i64 %span, -1
+  %fresh = icmp eq i64 %oldat, 1
+  %at0 = and i64 %va, %mine
+  %at = select i1 %fresh, i64 %at0, i64 %oldat
+  %mask0 = and i64 %oldmask, %mine
+  %differ0 = xor i64 %at, %va
+  %differ = and i64 %differ0, %mask0
+  %lead = call i64 @llvm.ctlz.i64(i64 %differ, i1 false)
+  %lead1 = and i64 %lead, 63
+  %low = lshr i64 -1, %lead1
+  %same = icmp eq i64 %differ, 0
+  %cut0 = xor i64 %low, -1
+  %cut = select i1 %same, i64 -1, i64 %cut0
+  %mask = and i64 %mask0, %cut
+  %at1 = and i64 %at, %mask
+  store i64 %at1, ptr $large_at
+  store i64 %mask, ptr $large_mask
+  br label %fill
+fill:
+  %base = load i64, ptr $memory
+  %h = ptrtoint ptr %host to i64
+  %off = sub i64 %h, %base
+  %page = lshr i64 %off, 12
+  %flags = load ptr, ptr $flags
+  %flagp = getelementptr i8, ptr %flags, i64 %page
+  %flag = load i8, ptr %flagp
+  %vpage = and i64 %va, -4096
+  %index = lshr i64 %va, 8
+  %slot = and i64 %index, {(TLB_ENTRIES - 1) << 4}
+  br i1 %fetch, label %code, label %plain
+plain:
+  %iswrite = icmp eq i64 %access, 2
+  %iscode = icmp ne i8 %flag, 0
+  %skip = and i1 %iswrite, %iscode
+  br i1 %skip, label %nofill, label %tlbfill
+nofill:
+  ret ptr %host
+tlbfill:
+  %tlb = load ptr, ptr $tlb
+  %which = select i1 %iswrite, i64 {TLB_ENTRIES * 16}, i64 0
+  %where0 = add i64 %which, %slot
+  %where = getelementptr i8, ptr %tlb, i64 %where0
+  %hostpage = and i64 %h, -4096
+  %add = sub i64 %hostpage, %vpage
+  %addp = getelementptr i8, ptr %where, i64 8
+  store volatile i64 -1, ptr %where
+  store volatile i64 %add, ptr %addp
+  store volatile i64 %vpage, ptr %where
+  br i1 %iswrite, label %recheck, label %filled
+recheck:
+  fence seq_cst
+  %flag2 = load volatile i8, ptr %flagp
+  %became = icmp ne i8 %flag2, 0
+  br i1 %became, label %undo, label %filled
+undo:
+  store volatile i64 -1, ptr %where
+  ret ptr %host
+filled:
+  ret ptr %host
+code:
+  %fresh1 = icmp eq i8 %flag, 0
+  br i1 %fresh1, label %begin, label %ready
+begin:
+  call void @page_in(ptr %s, i64 %page)
+  br label %ready
+ready:
+  %records = load i64, ptr $records
+  %rel = mul i64 %page, {RECORDS_PER_PAGE}
+  %rbase = add i64 %records, %rel
+  %vp8 = shl i64 %vpage, 3
+  %radd = sub i64 %rbase, %vp8
+  %ftlb = load ptr, ptr $tlb_fetch
+  %fslot = add i64 %slot, {2 * TLB_ENTRIES * 16}
+  %fwhere = getelementptr i8, ptr %ftlb, i64 %fslot
+  store i64 %vpage, ptr %fwhere
+  %faddp = getelementptr i8, ptr %fwhere, i64 8
+  store i64 %radd, ptr %faddp
+  %v8 = shl i64 %va, 3
+  %rint = add i64 %v8, %radd
+  %rptr = inttoptr i64 %rint to ptr
+  ret ptr %rptr
+}}
+define ptr @bytes_of(ptr %s, ptr %rec) #0 {{
+  %records = load i64, ptr $records
+  %r = ptrtoint ptr %rec to i64
+  %rel = sub i64 %r, %records
+  %page = udiv i64 %rel, {RECORDS_PER_PAGE}
+  %start = mul i64 %page, {RECORDS_PER_PAGE}
+  %in = sub i64 %rel, %start
+  %byte = lshr i64 %in, 3
+  %off = shl i64 %page, 12
+  %sum = add i64 %off, %byte
+  %memory = load ptr, ptr $memory
+  %host = getelementptr i8, ptr %memory, i64 %sum
+  ret ptr %host
+}}
+"""

@@ -1,0 +1,114 @@
+"""What answers at a guest-physical address: memory or a device."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from errno import EEXIST, EINVAL
+from typing import Protocol
+
+from hartwood.errors import MappingError, MemoryFault
+from hartwood.mem.ram import Ram
+
+#: `read(offset, width)`: what a device gives for `width` bytes (1, 2, 4 or 8).
+Reader = Callable[[int, int], int]
+#: `write(offset, width, value)`: what a device does with a store.
+Writer = Callable[[int, int, int], None]
+
+
+class Device(Protocol):
+    """What can be attached to a bus."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of address space."""
+        ...
+
+    def read(self, offset: int, width: int, /) -> int:
+        """A load."""
+        ...
+
+    def write(self, offset: int, width: int, value: int, /) -> None:
+        """A store."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Window:
+    at: int
+    size: int
+    read: Reader
+    write: Writer
+
+
+class Bus:
+    """Guest-physical address space; indexed by slices of addresses it is a buffer of memory."""
+
+    def __init__(self, ram: Ram) -> None:
+        self.ram = ram
+        self._starts: list[int] = []
+        self._windows: list[_Window] = []
+
+    def map(self, at: int, size: int) -> None:
+        """Memory at `at`; raises `MappingError` as `Ram.map` does, or where a device is."""
+        self._check(at, size)
+        self.ram.map(at, size)
+
+    def map_io(self, at: int, size: int, read: Reader, write: Writer) -> None:
+        """A device at `at`: two callbacks with offsets. Raises `MappingError` for an overlap."""
+        self._check(at, size)
+        if any(at < r.at + r.size and r.at < at + size for r in self.ram.regions):
+            raise MappingError(EEXIST, "map_io", at, size)
+        place = bisect_right(self._starts, at)
+        self._starts.insert(place, at)
+        self._windows.insert(place, _Window(at, size, read, write))
+
+    def attach(self, at: int, device: Device) -> None:
+        """Map a device's registers at `at`."""
+        self.map_io(at, device.size, device.read, device.write)
+
+    def _check(self, at: int, size: int) -> None:
+        if at < 0 or size <= 0:
+            raise MappingError(EINVAL, "map", at, size)
+        if any(at < w.at + w.size and w.at < at + size for w in self._windows):
+            raise MappingError(EEXIST, "map", at, size)
+
+    def _window(self, at: int, size: int, access: str) -> _Window:
+        place = bisect_right(self._starts, at) - 1
+        if place >= 0:
+            window = self._windows[place]
+            if at + size <= window.at + window.size:
+                return window
+        raise MemoryFault(at, size, access)
+
+    def load(self, at: int, size: int) -> int:
+        """What a hart's load of `size` bytes finds on a device. Raises `MemoryFault`."""
+        window = self._window(at, size, "read")
+        return window.read(at - window.at, size) & (1 << 8 * size) - 1
+
+    def store(self, at: int, size: int, value: int) -> None:
+        """What a hart's store does to a device. Raises `MemoryFault`."""
+        window = self._window(at, size, "write")
+        window.write(at - window.at, size, value & (1 << 8 * size) - 1)
+
+    # Memory as a buffer.
+    def _span(self, where: slice | int) -> tuple[int, int]:
+        if isinstance(where, int):
+            return where, 1
+        if where.start is None or where.stop is None or where.step not in (None, 1):
+            raise MemoryFault(where.start or 0, 0, "slice")
+        return where.start, where.stop - where.start
+
+    def __getitem__(self, where: slice) -> memoryview:
+        """Memory between two addresses, without a copy and read-only."""
+        at, size = self._span(where)
+        start = self.ram.find(at, size)
+        return self.ram._memory[start : start + size].toreadonly()
+
+    def __setitem__(self, where: slice, data: bytes | bytearray | memoryview) -> None:
+        """Write memory; the length has to be that of the slice."""
+        at, size = self._span(where)
+        if size != len(data):
+            raise MemoryFault(at, len(data), "write")
+        self.ram.write(at, data)

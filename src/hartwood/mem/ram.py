@@ -1,0 +1,146 @@
+"""Guest-physical memory: what is mapped where, one host mapping behind it, and what was decoded.
+
+Generated code reads the memory, the records and the flags by their host addresses; Python and
+devices go through `read`, `write` and `view`, which know about decoded code.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from errno import EEXIST, EINVAL, ENOMEM
+
+from hartwood.errors import MappingError, MemoryFault
+from hartwood.mem import hostmem
+from hartwood.mem.hostmem import MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PAGE
+
+_READ_WRITE = hostmem.PROT_READ | hostmem.PROT_WRITE
+_FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+_DONTNEED = 4
+#: Regions that a machine can have, and harts. Generated code finds a table: three words a region
+#: (address, size, offset), a lock, and a word for each hart, which is zero or where its state is.
+REGIONS, HARTS = 8, 64
+LOCK_AT = 24 * REGIONS
+HARTS_AT = LOCK_AT + 8
+
+
+@dataclass(frozen=True)
+class Region:
+    """`size` bytes at guest-physical `at`, `offset` bytes into the host mapping."""
+
+    at: int
+    size: int
+    offset: int
+
+
+class Ram:
+    """The memory of one machine, at most `capacity` bytes of it.
+
+    `record_bytes` is what a page's decoded code takes, `record` the bytes from one handler to the
+    next; `decode` is the handler that a record without an instruction holds.
+    """
+
+    def __init__(self, capacity: int = 4 << 30, record_bytes: int = 0, record: int = 16) -> None:
+        """Reserve address space. Raises `MappingError` where the host has none."""
+        self.capacity = capacity
+        self.pages = capacity // PAGE
+        self.host = hostmem.mmap(0, capacity, _READ_WRITE, _FLAGS)
+        self.flags_at = hostmem.mmap(0, self.pages, _READ_WRITE, _FLAGS)
+        self._record_bytes, self._step = record_bytes, record // 8
+        self._records_size = max(PAGE, self.pages * record_bytes)
+        self.records = hostmem.mmap(0, self._records_size, _READ_WRITE, _FLAGS)
+        self.regions: list[Region] = []
+        self.decode = 0
+        self.table_at = hostmem.mmap(0, PAGE, _READ_WRITE, _FLAGS)
+        self._table = hostmem.view(self.table_at, PAGE).cast("Q")
+        self._flags = hostmem.view(self.flags_at, self.pages)
+        self._memory = hostmem.view(self.host, capacity)
+        self._used = 0
+
+    def map(self, at: int, size: int) -> Region:
+        """Put `size` bytes of zeros at guest-physical `at`, both multiples of 4096.
+
+        Raises `MappingError`: EINVAL for what is no whole page, EEXIST for an overlap, ENOMEM for
+        more than the capacity or `REGIONS` regions.
+        """
+        if at % PAGE or size % PAGE or size <= 0 or at < 0 or at + size > 1 << 56:
+            raise MappingError(EINVAL, "map", at, size)
+        if any(at < r.at + r.size and r.at < at + size for r in self.regions):
+            raise MappingError(EEXIST, "map", at, size)
+        if self._used + size > self.capacity or len(self.regions) == REGIONS:
+            raise MappingError(ENOMEM, "map", at, size)
+        region = Region(at, size, self._used)
+        place = 3 * len(self.regions)
+        # A region without a size is looked past, so the size comes last.
+        self._table[place + 2], self._table[place] = self._used, at
+        self._table[place + 1] = size
+        self._used += size
+        self.regions.append(region)
+        return region
+
+    def add_hart(self, state: int) -> None:
+        """A hart, whose state is at this host address, uses this memory from now on."""
+        place = HARTS_AT // 8
+        while self._table[place]:
+            place += 1
+        if place == HARTS_AT // 8 + HARTS - 1:  # the list ends with a zero
+            raise MappingError(ENOMEM, "add_hart", state, 0)
+        self._table[place] = state
+
+    def find(self, at: int, size: int, access: str = "read") -> int:
+        """Offset into the host mapping of `size` bytes at `at`. Raises `MemoryFault`."""
+        for region in self.regions:
+            if region.at <= at and size >= 0 and at + size <= region.at + region.size:
+                return region.offset + at - region.at
+        raise MemoryFault(at, size, access)
+
+    def read(self, at: int, size: int) -> bytes:
+        """A copy of `size` bytes. Raises `MemoryFault` outside memory."""
+        start = self.find(at, size)
+        return bytes(self._memory[start : start + size])
+
+    def write(self, at: int, data: bytes | bytearray | memoryview) -> None:
+        """Write, and forget what was decoded from there. Raises `MemoryFault` outside memory."""
+        start = self.find(at, len(data), "write")
+        self._memory[start : start + len(data)] = data
+        self._discard(start, len(data))
+
+    def view(self, at: int, size: int) -> memoryview:
+        """The memory itself, for reading and writing. What was decoded from it is forgotten now;
+        whoever writes later than that, to code that has run meanwhile, calls `discard`."""
+        start = self.find(at, size)
+        self._discard(start, size)
+        return self._memory[start : start + size]
+
+    def discard(self, at: int, size: int) -> None:
+        """Forget what was decoded from `size` bytes at `at`. Raises `MemoryFault`."""
+        self._discard(self.find(at, size), size)
+
+    def _discard(self, start: int, size: int) -> None:
+        first, last = start // PAGE, (start + size - 1) // PAGE
+        if not size or not any(self._flags[first : last + 1]):
+            return
+        for page in range(first, last + 1):
+            if self._flags[page]:
+                low = max(start - 2 - page * PAGE, 0) // 2
+                high = (min(start + size - page * PAGE, PAGE) + 1) // 2
+                records = self.records + page * self._record_bytes
+                words = hostmem.view(records, PAGE // 2 * self._step * 8).cast("Q")
+                fresh = memoryview(array("Q", [self.decode] * (high - low)))
+                words[low * self._step : high * self._step : self._step] = fresh
+
+    def clear(self) -> None:
+        """Make all memory zero again and forget all code. No hart may run."""
+        for at, size in ((self.host, self.capacity), (self.flags_at, self.pages),
+                         (self.records, self._records_size)):  # fmt: skip
+            hostmem.madvise(at, size, _DONTNEED)
+
+    def close(self) -> None:
+        """Give the address space back. No hart may run any more, and no view may be used."""
+        if self.host:
+            hostmem.munmap(self.host, self.capacity)
+            hostmem.munmap(self.flags_at, self.pages)
+            hostmem.munmap(self.table_at, PAGE)
+            hostmem.munmap(self.records, self._records_size)
+            self.host = 0
+            self.regions.clear()
