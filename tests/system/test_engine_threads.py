@@ -67,6 +67,8 @@ class Threads:
             hart = self.machine.new_hart()
             try:
                 hart.pc = jobs[index][0]
+                if self.engine == "stitch":
+                    self.machine.engine.stitch(hart.state, 2)
                 for register, value in jobs[index][1].items():
                     hart.x[register] = value
                 start.wait()
@@ -93,7 +95,7 @@ class Threads:
         return results
 
 
-@pytest.fixture(params=["interp", "jit", "auto"])
+@pytest.fixture(params=["interp", "stitch", "jit", "auto"])
 def threads(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,

@@ -155,6 +155,48 @@ def test_a_full_arena_says_so_and_a_reset_makes_room(arena: CodeArena) -> None:
     assert call(arena.install(returning(6))) == 6
 
 
+def test_an_area_can_be_claimed_for_code_that_is_made_in_place(arena: CodeArena) -> None:
+    before = arena.install(returning(1))
+    faults = (ctypes.c_uint32 * 4)(0, 0, 0, 0)
+    at, count = arena.claim(4 * PAGE, ctypes.addressof(faults))
+    after = arena.install(returning(2))
+    assert before < at < at + 4 * PAGE <= after
+    code = bytes(returning(3).code[:6])
+    ctypes.memmove(at + 64, code, len(code))
+    assert [call(before), call(at + 64), call(after)] == [1, 3, 2]
+    # It has its own row, whose faults are counted in place.
+    row = native_table(arena)[1]
+    assert row == (at, at + 4 * PAGE, ctypes.addressof(faults), 0)
+    ctypes.c_uint64.from_address(count).value = 2
+    assert native_table(arena)[1][3] == 2
+    assert arena.find(at + 4 * PAGE - 1) == (at, at + 4 * PAGE)
+
+
+def test_only_what_is_claimed_is_writable_and_executable(arena: CodeArena) -> None:
+    arena.install(returning(1))
+    at, _ = arena.claim(PAGE, 0)
+    arena.install(returning(2))
+    assert protection(at).startswith("rwx")
+    assert protection(at - 1).startswith("r-x")
+    assert protection(at + PAGE).startswith("r-x")
+
+
+def test_a_claimed_area_survives_a_reset_when_it_is_kept(arena: CodeArena) -> None:
+    at, _ = arena.claim(PAGE, 0)
+    arena.keep()
+    arena.install(returning(1))
+    ctypes.memset(at, 0x90, 16)
+    arena.reset()
+    assert ctypes.string_at(at, 16) == b"\x90" * 16
+    assert arena.used == PAGE
+
+
+def test_an_area_that_does_not_fit_is_refused(arena: CodeArena) -> None:
+    with pytest.raises(ArenaFull):
+        arena.claim(arena.size + PAGE, 0)
+    assert native_table(arena) == []
+
+
 def test_a_reset_frees_the_memory(arena: CodeArena) -> None:
     arena.install(Image(b"\xc3" * (512 << 10), {}))
     arena.reset()

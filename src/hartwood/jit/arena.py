@@ -1,7 +1,8 @@
 """Where generated code lives: one reserved range of host addresses, filled image by image.
 
-Pages are writable or executable, never both, and a page is never touched again once another
-thread may run it. The range is private memory, so that after a fork parent and child each install
+Pages of images are writable or executable, never both, and a page is never touched again once
+another thread may run it; the exception is what is claimed for code that generated code makes (see
+`stitch`). The range is private memory, so that after a fork parent and child each install
 what they like without the other seeing it.
 """
 

@@ -146,14 +146,15 @@ class Engine:
         return state
 
     def _learn(self, image: Image) -> None:
-        """Stencils have come."""
-        self.stitches = Stitches(image, self._area, self._faults, self._entries)
+        """Stencils have come. Once: others may be running what is in their area."""
+        if self.stitches is None:
+            self.stitches = Stitches(image, self._area, self._faults, self._entries)
 
     def stitch(self, state: abi.State, threshold: int = STITCH) -> None:
         """Let a hart stitch what control enters `threshold` times, from now on; waits for the
         stencils where they are not there yet. Raises `WorkerError`."""
-        if self.stitches is None:
-            with self.lock:
+        with self.lock:
+            if self.stitches is None:
                 self._learn(self._bank_image(BANK))
         assert self.stitches is not None
         state.stitch_context, state.stitch = self.stitches.at, self.stitches.function
