@@ -54,7 +54,7 @@ def test_what_only_looks_like_a_conditional_jump_stays() -> None:
 
 def test_every_hole_of_every_stencil_is_one_that_the_stitcher_fills(bank: Image) -> None:
     stencils, numbers, first, _ = marshal.loads(bank.meta)
-    known = set(stitch._PLACES) | set(stitch._HANDLERS) | {"next"}
+    known = set(stitch._PLACES) | set(stitch._HANDLERS) | {"next", "area"}
     for name, (code, holes, faults) in stencils.items():
         for offset, size, hole, _ in holes:
             assert hole in known or hole.split("_")[-2] == "byte" or "field" in hole, (name, hole)
@@ -230,6 +230,39 @@ def test_a_unit_that_rewrites_itself_goes_on_with_the_new_code(bench: Bench) -> 
     bench.hart.x[A2] = int.from_bytes(RISCV.assemble("addi a0, a0, 16", at), "little")
     assert bench.run() == "ebreak"
     assert bench.hart.x[A0] == 100 + 100 * 16
+
+
+def test_an_indirect_jump_to_a_page_that_is_gone_faults_there(bench: Bench) -> None:
+    """After many that went well; the jump itself has happened, its link is written."""
+    away = CODE + 2 * PAGE
+    bench.load("loop: jalr t0, 0(a2); addi a1, a1, -1; bnez a1, loop; add a2, a2, a0; j loop")
+    bench.space.protect(CODE, 4 * PAGE, READ_WRITE)
+    bench.space.write(away, RISCV.assemble("jr t0", away))
+    bench.space.protect(CODE, 4 * PAGE, READ_EXEC)
+    bench.hart.x[A0], bench.hart.x[A1], bench.hart.x[A2] = 1 << 20, 300, away
+    stop = bench.hart.run()
+    assert (stop.cause, stop.address, bench.hart.pc) == (
+        "fetch",
+        away + (1 << 20),
+        away + (1 << 20),
+    )
+    size = len(RISCV.assemble("jalr t0, 0(a2)", CODE))
+    assert bench.hart.x[T0] == CODE + size
+    assert bench.hart.instructions == 300 * 4 + 2 + 1
+    assert bench.stitched > 1000
+
+
+@pytest.mark.parametrize("target", [1 << 38, (1 << 64) - 2])
+def test_an_indirect_jump_out_of_the_guests_space_faults_there(bench: Bench, target: int) -> None:
+    bench.load(
+        "loop: jalr zero, 0(a2); ebreak; on: addi a1, a1, -1; bnez a1, loop; mv a2, a0; j loop"
+    )
+    listing = RISCV.listing(RISCV.assemble("loop: jalr zero, 0(a2); ebreak", CODE), CODE)
+    after = max(at for at, _, _ in listing)
+    bench.hart.x[A2] = after + len(RISCV.assemble("ebreak", CODE))
+    bench.hart.x[A0], bench.hart.x[A1] = target, 100
+    stop = bench.hart.run()
+    assert (stop.cause, stop.address, bench.hart.pc) == ("fetch", target, target)
 
 
 def test_unmapping_a_page_takes_its_units_along(bench: Bench) -> None:

@@ -238,12 +238,12 @@ def leave_if_spent(budget: str, pc: str, symbol: str) -> str:
     return _leave(f"testq $0, $0\\0A jle {symbol}", "r,{r13}", f"i64 {budget}, i64 {pc}")
 
 
-def load_handler(record: str, pc: str) -> str:
-    """The right-hand side that loads the handler of a record, whose page may be gone: record and pc
-    are where handlers take them."""
+def load_handler(record: str, pc: str, budget: str) -> str:
+    """The right-hand side that loads the handler of a record, whose page may be gone: all is where
+    handlers take it."""
     lines = f"1: movq ($1), $0\\0A .pushsection {_STENCIL_SECTION}\\0A .long 1b - .\\0A .popsection"
     constraints = f"=r,{{r14}},{{r13}}{_HELD}"
-    arguments = f"ptr {record}, i64 {pc}{_HELD_ARGUMENTS}"
+    arguments = f"ptr {record}, i64 {pc}, ptr %s, i64 {budget}"
     return f'call ptr asm sideeffect "{lines}", "{constraints}"({arguments}) nounwind'
 
 

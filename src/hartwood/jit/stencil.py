@@ -19,12 +19,22 @@ from hartwood.bits.ssa import Text, Val
 from hartwood.bits.ssa_float_x86 import X86Float
 from hartwood.isa.insn import Insn
 from hartwood.isa.insnset import InsnSet
+from hartwood.jit import abi
 from hartwood.jit import host_x86 as host
 from hartwood.jit.access import Access, Loaded
 from hartwood.jit.calling import HANDLER_CC, HANDLER_PARAMETERS, field, handler_tail
 from hartwood.jit.interp import banks, numbering
 from hartwood.jit.record import Slot, slots
-from hartwood.jit.stitch import BRANCH, INDIRECT, JUMP, PLAIN, SHARED, STOP, Stencil  # fmt: skip
+from hartwood.jit.stitch import (  # fmt: skip
+    AREA,
+    BRANCH,
+    INDIRECT,
+    JUMP,
+    PLAIN,
+    SHARED,
+    STOP,
+    Stencil,
+)
 from hartwood.jit.words import StateHart
 
 _PREFIX = "hole_"
@@ -119,11 +129,33 @@ class StencilHart(StateHart):
         properties = self.insns.properties(self._insn, next(self._insn.cases()))
         if properties.indirect:
             assert isinstance(target, Val)
-            name = target.name
-            charged = _charged(self.text)
-            self._go(self.text.value(host.wide_hole(hole("at_exit"), "ptr")), name, charged)
+            self._leap(target.name, _charged(self.text))
         else:
             self._go(f"@{hole('taken')}", "poison", _charged(self.text))
+
+    def _leap(self, target: str, budget: str) -> None:
+        """To an address that is known only now: straight into its unit if it has one, else by way
+        of the interpreter, which counts where control goes."""
+        text = self.text
+        slow, near, fast = (text.fresh_label(hint) for hint in ("slow", "near", "fast"))
+        limit = text.value(f"load i64, ptr {text.value(field('limit'))}")
+        outside = text.value(f"icmp uge i64 {target}, {limit}")
+        spent = text.value(f"icmp sle i64 {budget}, 0")
+        odd = text.value(f"or i1 {outside}, {spent}")
+        text.emit(f"br i1 {odd}, label %{slow}, label %{near}, !prof !1")
+        text.label(near)
+        record = text.value(f"add i64 {text.value(f'shl i64 {target}, 3')}, {abi.SHADOW}")
+        record = text.value(f"inttoptr i64 {record} to ptr")
+        handler = text.value(host.load_handler(record, target, budget))
+        distance = text.value(f"ptrtoint ptr {handler} to i64")
+        distance = text.value(f"sub i64 {distance}, {text.value(host.wide_hole(hole('area')))}")
+        stitched = text.value(f"icmp ult i64 {distance}, {AREA}")
+        text.emit(f"br i1 {stitched}, label %{fast}, label %{slow}, !prof !0")
+        text.label(fast)
+        for line in handler_tail(handler, target, record, budget):
+            text.emit(line)
+        text.label(slow)
+        self._go(text.value(host.wide_hole(hole("at_exit"), "ptr")), target, budget)
 
     def branch(self, condition: Val, target: Val | int) -> None:
         text = self.text
@@ -218,7 +250,7 @@ def _exit(text: Text) -> tuple[str, str, str, str]:
     pc = _pc(text)
     text.emit(host.leave_if_spent("%budget", pc, hole("spent")))
     record = text.value(host.wide_hole(hole("record"), "ptr"))
-    return text.value(host.load_handler(record, pc)), pc, record, "%budget"
+    return text.value(host.load_handler(record, pc, "%budget")), pc, record, "%budget"
 
 
 def _counted(text: Text) -> tuple[str, str, str, str]:

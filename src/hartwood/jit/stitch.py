@@ -86,8 +86,9 @@ class Stitches:
         self, image: Image, area: tuple[int, int], faults: int, entries: Mapping[str, int]
     ) -> None:
         stencils, numbers, first, pool = marshal.loads(image.meta)
-        self._shared = {hole: entries[name] for hole, name in _HANDLERS.items()}
         base, count = area
+        self._shared = {hole: entries[name] for hole, name in _HANDLERS.items()}
+        self._shared["area"] = base
         self._base = base
         self._room = hostmem.view(base, AREA)
         self._used = 0

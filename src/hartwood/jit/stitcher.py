@@ -320,7 +320,7 @@ def _joint(name: str, number: str, pc: str, count: str) -> str:
 #: Words of the context that a unit is made from.
 _USED = (
     "next", "end", "base", "room", "count", "table", "decode",
-    "joints", "units", "region", "fresh", "gone", "unlinked", "stitched",
+    "joints", "units", "to_fetch", "region", "fresh", "gone", "unlinked", "stitched",
 )  # fmt: skip
 
 
@@ -337,6 +337,7 @@ entry:
   %count.v = alloca i64
   %n.v = alloca i64
   %i.v = alloca i64
+  %leap.v = alloca i64
   br label %begin
 abort:
   ret i64 0
@@ -379,6 +380,7 @@ start:
   store i64 %next, ptr %out.v
   store i64 0, ptr %count.v
   store i64 0, ptr %n.v
+  store i64 0, ptr %leap.v
   store i64 0, ptr %stubs
   br label %insn
 """
@@ -468,7 +470,12 @@ append:
   %slot.i = add i64 %slot.o, {abi.ENTRIES}
   %slot = inttoptr i64 %slot.i to ptr
   %marked = cmpxchg ptr %slot, i64 %unlinked, i64 %stitched monotonic monotonic
-  %fault = call i64 @fault_of(ptr %ctx, i64 %number, i64 %out)
+  %fault.a = call i64 @fault_of(ptr %ctx, i64 %number, i64 %out)
+  ; An indirect jump that faults has jumped already: its page is not there.
+  %leaps = icmp eq i8 %kind, {layout.INDIRECT}
+  %fault = select i1 %leaps, i64 0, i64 %fault.a
+  %leap = select i1 %leaps, i64 %fault.a, i64 0
+  store i64 %leap, ptr %leap.v
   %leaves = load i64, ptr %sites
   %leave.1p = getelementptr i64, ptr %sites, i64 1
   %leave.1 = load i64, ptr %leave.1p
@@ -589,6 +596,11 @@ first.note:
   br label %first.pass
 own:
   store i64 0, ptr %i.v
+  %own.f = load i64, ptr %leap.v
+  %own.none = icmp eq i64 %own.f, 0
+  br i1 %own.none, label %second.pass, label %own.note
+own.note:
+  call void @fault(ptr %ctx, i64 %own.f, i64 %to_fetch)
   br label %second.pass
 second.pass:
   %g = load i64, ptr %i.v
