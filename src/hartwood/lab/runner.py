@@ -118,6 +118,7 @@ def middle(parts: Sequence[Sample]) -> Sample:
         sum(part.switches for part in parts),
         sum(part.steal for part in parts),
         sum(part.collections for part in parts),
+        median(part.pace for part in parts),
     )
 
 
