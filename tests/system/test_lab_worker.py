@@ -147,6 +147,7 @@ def test_list_prepare_calibrate_sample_check(worker: Worker) -> None:
     sample = worker.sample("sum", loops)
     assert sample.loops == loops
     assert sample.cpu > 0
+    assert sample.pace > 0
     assert not found.implausible(sample.cpu / loops)
     assert "implausible: 1e-15 s for one of its elements" in found.implausible(1e-12)
     worker.check("sum")

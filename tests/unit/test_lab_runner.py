@@ -142,11 +142,11 @@ def test_a_steady_benchmark_ends_its_warm_up_early(clock: Clock) -> None:
 
 def test_a_sample_is_the_median_of_its_parts() -> None:
     parts = [
-        Sample(3, 5.0, 1.0, {"work": 3}, switches=1),
-        Sample(3, 1.0, 4.0, {"work": 3}, steal=2),
-        Sample(3, 2.0, 2.0, {"work": 3}, collections=1),
+        Sample(3, 5.0, 1.0, {"work": 3}, switches=1, pace=3e-5),
+        Sample(3, 1.0, 4.0, {"work": 3}, steal=2, pace=1e-5),
+        Sample(3, 2.0, 2.0, {"work": 3}, collections=1, pace=2e-5),
     ]
-    assert middle(parts) == Sample(3, 2.0, 2.0, {"work": 3}, 1, 2, 1)
+    assert middle(parts) == Sample(3, 2.0, 2.0, {"work": 3}, 1, 2, 1, 2e-5)
     assert middle(parts[:1]) is parts[0]
 
 

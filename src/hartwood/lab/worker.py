@@ -63,7 +63,8 @@ class Entry:
 class Sample:
     """`loops` calls: seconds of wall and CPU time for all of them together, counters over all of
     them, and what may have disturbed them: involuntary context switches of the process, stolen
-    ticks of the machine, garbage collections."""
+    ticks of the machine, garbage collections; `pace` is what a fixed piece of work took around it,
+    in seconds of CPU time."""
 
     loops: int
     wall: float
@@ -72,6 +73,7 @@ class Sample:
     switches: int = 0
     steal: int = 0
     collections: int = 0
+    pace: float = 0.0
 
 
 class Worker:
