@@ -43,6 +43,10 @@ class RegisterError(Error, AttributeError):
     """A name that is no register, or a value that a register does not take."""
 
 
+class ProcessorError(Error):
+    """A hart that cannot run: its machine was closed."""
+
+
 @dataclass(frozen=True)
 class Stop:
     """Why a run ended: `reason` is "instructions", "seconds", "until", "stopped" (somebody asked),
@@ -221,6 +225,16 @@ class Processor:
         self.state.attention = 1
         self._wake.set()
 
+    def set_timer(self, when: int) -> None:
+        """Set stimecmp, as firmware does for the kernel: interrupt 5 at guest time `when`. For
+        the thread that runs this hart."""
+        self.state.stimecmp = when & _U64
+        self.state.attention = 1
+
+    def flush_local(self) -> None:
+        """Make this hart forget its translations. For the thread that runs it."""
+        self.code.flush(self._at, 0, True)
+
     def flush_remote(self) -> None:
         """Make this hart forget its translations; returns when it has, or will have before it
         runs again. For other harts' threads."""
@@ -299,6 +313,8 @@ class Processor:
     def _go(self, count: int) -> int:
         """Run about `count` instructions, exactly one for 1; gives the reason of coming back."""
         state = self.state
+        if self.bus.ram.closed:
+            raise ProcessorError("this machine was closed; make another one")
         if self.mode == "reference":
             for _ in range(min(count, 1000)):
                 if self._reference.step():
