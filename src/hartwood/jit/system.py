@@ -359,6 +359,8 @@ def _once() -> str:
     due = text.value(f"icmp ne i64 {cause}, 0")
     text.emit(f"br i1 {due}, label %due, label %go")
     text.label("due")
+    # Nothing retires.
+    _state_store(text, "goal", text.value(f"add i64 {_state_load(text, 'goal')}, -1"))
     _state_store(text, "cause", cause)
     _state_store(text, "tval", "0")
     tail(text, "@interrupted", "%pc", "null", "0")
