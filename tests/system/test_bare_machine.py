@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import hartwood
 from hartwood.errors import MappingError, MemoryFault
+from hartwood.isa.riscv import RISCV
 from hartwood.isa.riscv.system import SYSTEM
-from hartwood.machine.bare import Machine, MachineError
-from hartwood.machine.processor import RegisterError
+from hartwood.machine.bare import Machine, MachineError, new_bus
+from hartwood.machine.processor import Processor, ProcessorError, RegisterError
 
 RAM, SIZE = 0x8000_0000, 1 << 20
 MODES = ("interp", "reference")
@@ -333,6 +334,115 @@ def test_two_machines_in_one_process() -> None:
     assert [machine.a0 for machine in machines] == [200_000, 400_000, 600_000]
     for machine in machines:
         machine.close()
+
+
+def test_a_closed_machine_says_so() -> None:
+    machine = Machine("riscv64")
+    machine.mem.map(RAM, SIZE)
+    view = machine.mem[RAM : RAM + 8]
+    machine.mem[RAM : RAM + 8] = b"\xff" * 8
+    machine.close()
+    machine.close()
+    with pytest.raises(ProcessorError, match="closed"):
+        machine.run(instructions=1)
+    with pytest.raises(MemoryFault):
+        _ = machine.mem[RAM : RAM + 8]
+    with pytest.raises(MappingError):
+        machine.mem.map(0, 4096)
+    assert bytes(view) == bytes(8)
+
+
+def test_user_mode_knows_nothing_of_all_this() -> None:
+    for source in ("mret", "sret", "wfi", "sfence.vma a0, a1", "cbo.zero (a0)"):
+        word = int.from_bytes(SYSTEM.assemble(source), "little")
+        assert RISCV.decode(word) is None
+        assert SYSTEM.decode(word) is not None
+    assert set(SYSTEM.csrs) > set(RISCV.csrs) == {1, 2, 3, 0xC00, 0xC01, 0xC02}
+
+
+def _two_harts() -> tuple[Processor, Processor]:
+    bus = new_bus()
+    bus.map(RAM, SIZE)
+    harts = Processor(bus, 0), Processor(bus, 1)
+    for hart in harts:
+        hart.mtvec = RAM + 0x800
+    return harts
+
+
+def _together(harts: tuple[Processor, ...], until: Callable[[], bool]) -> None:
+    threads = [
+        threading.Thread(target=hart.run, kwargs={"until": until, "seconds": 60}) for hart in harts
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_two_harts_count_together() -> None:
+    """Atomically, by AMO and by LR/SC, and each knows who it is."""
+    harts = _two_harts()
+    source = """
+    csrrs a5, mhartid, zero
+    loop: amoadd.d zero, a1, (a0)
+    again: lr.w a2, (a3)
+    addi a2, a2, 1
+    sc.w a4, a2, (a3)
+    bne a4, zero, again
+    addi a6, a6, -1
+    bne a6, zero, loop
+    end: j end
+    """
+    for hart in harts:
+        code = SYSTEM.assemble(source, RAM)
+        hart.bus[RAM : RAM + len(code)] = code
+        hart.pc, hart.a0, hart.a1, hart.a3, hart.a6 = RAM, RAM + 0x4000, 1, RAM + 0x5000, 50_000
+    _together(harts, lambda: harts[0].a6 == harts[1].a6 == 0)
+    read = harts[0].bus.ram.read
+    assert int.from_bytes(read(RAM + 0x4000, 8), "little") == 100_000
+    assert int.from_bytes(read(RAM + 0x5000, 4), "little") == 100_000
+    assert [hart.a5 for hart in harts] == [0, 1]
+    harts[0].bus.ram.close()
+
+
+def test_code_that_another_hart_writes() -> None:
+    """Hart 0 calls a function until it answers 2; hart 1 rewrites it, on a page that both ran."""
+    harts = _two_harts()
+    for hart, source, at in (
+        (harts[0], "loop: jalr ra, 1024(a3)\nfence.i\nbne a0, a1, loop\nend: j end", RAM),
+        (harts[1], "wait: addi a4, a4, -1\nbne a4, zero, wait\nsw a0, 1024(a3)\nend: j end",
+         RAM + 0x1000),
+        (harts[0], "addi a0, zero, 1\njalr zero, 0(ra)", RAM + 0x1400),
+    ):  # fmt: skip
+        code = SYSTEM.assemble(source, at)
+        hart.bus[at : at + len(code)] = code
+    patch = int.from_bytes(SYSTEM.assemble("addi a0, zero, 2"), "little")
+    harts[0].pc, harts[0].a1, harts[0].a3 = RAM, 2, RAM + 0x1000
+    harts[1].pc, harts[1].a0, harts[1].a3, harts[1].a4 = RAM + 0x1000, patch, RAM + 0x1000, 900_000
+    _together(harts, lambda: harts[0].a0 == 2)
+    assert harts[0].a0 == 2
+    harts[0].bus.ram.close()
+
+
+def test_harts_interrupt_and_flush_each_other() -> None:
+    harts = _two_harts()
+    code = SYSTEM.assemble("loop: addi a0, a0, 1\nj loop", RAM)
+    harts[0].bus[RAM : RAM + len(code)] = code
+    harts[0].bus[RAM + 0x800 : RAM + 0x800 + len(code)] = code
+    target = harts[1]
+    target.pc, target.mie, target.mstatus = RAM, 2, 8
+    thread = threading.Thread(target=target.run, kwargs={"seconds": 60})
+    thread.start()
+    before = target.state.tlb_flushes
+    target.flush_remote()
+    assert target.state.tlb_flushes > before or not target.state.running
+    target.post(1)
+    while target.state.mcause != 1 << 63 | 1 and thread.is_alive():
+        time.sleep(0.001)
+    assert (target.state.mcause, target.state.mip & 2) == (1 << 63 | 1, 2)
+    target.request_stop()
+    thread.join()
+    target.bus.ram.close()
 
 
 def test_the_same_run_twice() -> None:

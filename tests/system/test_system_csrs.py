@@ -72,7 +72,7 @@ def _case(csr: int, value: int) -> str:
 def _updates(csr: int) -> str:
     name = SYSTEM.csrs[csr].name
     return f"""
-    {number("t1", 0x0F0F_0000_0000_0F00)}
+    {number("t1", 0x0F0F_0000_0000_0902)}
     addi a0, zero, 0
     csrrs t4, {name}, zero
     csrrs t2, {name}, t1

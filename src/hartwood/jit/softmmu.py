@@ -138,9 +138,10 @@ class SoftMemory:
         return Val(text, 1, text.value(f"extractvalue {{{kind}, i1}} {pair}, 1"))
 
 
-def transfer(text: Text, target: str, budget: str) -> None:
+def transfer(text: Text, target: str, budget: str, *, near: bool = False) -> None:
     """Continue at a virtual address: look whether anything else is to be done, then find the
-    record through the TLB of fetches."""
+    record through the TLB of fetches or, with `near`, beside `%rec` where it is on the same page.
+    """
     over, go, hit, miss = (text.fresh_label(hint) for hint in ("over", "go", "hit", "miss"))
     attention = text.value(f"load volatile i32, ptr {text.value(field('attention'))}")
     called = text.value(f"icmp ne i32 {attention}, 0")
@@ -150,6 +151,16 @@ def transfer(text: Text, target: str, budget: str) -> None:
     text.label(over)
     tail(text, "@over", target, "null", budget)
     text.label(go)
+    if near:
+        same, far = text.fresh_label("same"), text.fresh_label("far")
+        differ = text.value(f"xor i64 {target}, %pc")
+        close = text.value(f"icmp ult i64 {differ}, 4096")
+        text.emit(f"br i1 {close}, label %{same}, label %{far}, !prof !0")
+        text.label(same)
+        distance = text.value(f"shl i64 {text.value(f'sub i64 {target}, %pc')}, 3")
+        record = text.value(f"getelementptr i8, ptr %rec, i64 {distance}")
+        tail(text, text.value(f"load ptr, ptr {record}"), target, record, budget)
+        text.label(far)
     arrive(text, target, budget, hit, miss)
 
 

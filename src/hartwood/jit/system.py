@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 #: Modules that register what `SYSTEM` holds.
 DEFINITIONS = (csr_machine, csr_supervisor, pmp)
 PREFIX = "system-"
+#: In `attention`: only that the instruction before ran from a record of its own.
+APART = 2
 
 #: What banks share, in order of their places in the state: results and parameters of functions,
 #: or nothing for handlers.
@@ -83,7 +85,7 @@ class SystemHart(SystemWords, HandlerHart):
 
     def transfer(self, target: str, budget: str) -> None:
         """See `HandlerHart.transfer`."""
-        transfer(self.text, target, budget)
+        transfer(self.text, target, budget, near=not self._moved)
 
     def context_changed(self) -> None:
         """See `words.Hart.context_changed`."""
@@ -303,8 +305,11 @@ def _decode_to(text: Text, word: str, record: str, *, locked: bool = False) -> s
 
 
 def _apart(text: Text, word: str, after: str) -> None:
-    """Run an instruction from the record of its own in the state, then the handler `after`."""
+    """Run an instruction from the record of its own in the state, then the handler `after`. Its
+    transfers must not look for records beside that one, so they are made to look around."""
     rec = text.value(field("step_record"))
+    attention = text.value(field("attention"))
+    text.value(f"atomicrmw or ptr {attention}, i32 {APART} seq_cst")
     handler = _decode_to(text, word, rec)
     wide = text.value(f"zext i32 {word} to i64")
     _state_store(text, "step_word", wide)
@@ -354,6 +359,8 @@ def _once() -> str:
     due = text.value(f"icmp ne i64 {cause}, 0")
     text.emit(f"br i1 {due}, label %due, label %go")
     text.label("due")
+    # Nothing retires.
+    _state_store(text, "goal", text.value(f"add i64 {_state_load(text, 'goal')}, -1"))
     _state_store(text, "cause", cause)
     _state_store(text, "tval", "0")
     tail(text, "@interrupted", "%pc", "null", "0")
@@ -372,7 +379,14 @@ def _once() -> str:
 def _over() -> str:
     """A transfer that has to look first: at interrupts, requests to stop, what is left to run."""
     text = Text()
-    text.value(f"atomicrmw xchg ptr {text.value(field('attention'))}, i32 0 seq_cst")
+    called = text.value(f"atomicrmw xchg ptr {text.value(field('attention'))}, i32 0 seq_cst")
+    apart = text.value(f"icmp eq i32 {called}, {APART}")
+    enough = text.value("icmp sgt i64 %budget, 0")
+    nothing = text.value(f"and i1 {apart}, {enough}")
+    text.emit(f"br i1 {nothing}, label %nothing, label %something")
+    text.label("nothing")
+    arrive(text, "%pc", "%budget", "hit0", "miss0")
+    text.label("something")
     posted = text.value(f"atomicrmw xchg ptr {text.value(field('posted'))}, i32 0 seq_cst")
     posted = text.value(f"zext i32 {posted} to i64")
     _state_store(text, "mip", text.value(f"or i64 {_state_load(text, 'mip')}, {posted}"))

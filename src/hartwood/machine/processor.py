@@ -43,6 +43,10 @@ class RegisterError(Error, AttributeError):
     """A name that is no register, or a value that a register does not take."""
 
 
+class ProcessorError(Error):
+    """A hart that cannot run: its machine was closed."""
+
+
 @dataclass(frozen=True)
 class Stop:
     """Why a run ended: `reason` is "instructions", "seconds", "until", "stopped" (somebody asked),
@@ -74,6 +78,8 @@ class Processor:
         self._failure: BaseException | None = None
         #: Handles an ecall from S-mode where it is not the guest's own firmware that does.
         self.supervisor_call: Callable[[Processor], None] | None = None
+        #: Instructions that the last piece of a run took, trapped ones included.
+        self._spent = 0
         self.idle_seconds = 0.0
         self.device_seconds = 0.0
         self._callbacks = _Read(self._io_read), _Write(self._io_write)
@@ -221,6 +227,16 @@ class Processor:
         self.state.attention = 1
         self._wake.set()
 
+    def set_timer(self, when: int) -> None:
+        """Set stimecmp, as firmware does for the kernel: interrupt 5 at guest time `when`. For
+        the thread that runs this hart."""
+        self.state.stimecmp = when & _U64
+        self.state.attention = 1
+
+    def flush_local(self) -> None:
+        """Make this hart forget its translations. For the thread that runs it."""
+        self.code.flush(self._at, 0, True)
+
     def flush_remote(self) -> None:
         """Make this hart forget its translations; returns when it has, or will have before it
         runs again. For other harts' threads."""
@@ -269,7 +285,7 @@ class Processor:
         until: int | Callable[[], bool] | None = None,
         seconds: float | None = None,
     ) -> Stop:
-        """Run until `instructions` have been executed, `seconds` have passed, or `until`: an
+        """Run until `instructions` have been executed or have trapped, `seconds` have passed, or `until`: an
         address that the pc has to reach (one instruction at a time, so slowly), or a function
         that is asked every few milliseconds."""
         deadline = None if seconds is None else time.monotonic() + seconds
@@ -284,13 +300,10 @@ class Processor:
             if deadline is not None and time.monotonic() >= deadline:
                 return Stop("seconds", self.pc)
             most = SLICE if left is None else left - _OVERRUN
-            before = self.instructions
             reason = self._go(1 if single or most <= 0 else min(most, SLICE))
-            stop = self._after(reason, deadline)
             if left is not None:
-                # What is trapped or waited for counts too, or a budget might never end.
-                least = 0 if reason == abi.BANK else 1
-                left -= max(self.instructions - before, least)
+                left -= self._spent
+            stop = self._after(reason, deadline)
             if stop is not None:
                 return stop
             if single and self.pc == until:
@@ -299,8 +312,11 @@ class Processor:
     def _go(self, count: int) -> int:
         """Run about `count` instructions, exactly one for 1; gives the reason of coming back."""
         state = self.state
+        if self.bus.ram.closed:
+            raise ProcessorError("this machine was closed; make another one")
         if self.mode == "reference":
-            for _ in range(min(count, 1000)):
+            self._spent = min(count, 1000)
+            for _ in range(self._spent):
                 if self._reference.step():
                     state.goal += 1
             return abi.SLICE
@@ -311,6 +327,11 @@ class Processor:
         else:
             state.goal, state.budget, state.left = retired, 0, count
             self.code.run(self._at)
+        # What trapped counts too, or a budget might never end.
+        budget = int(state.budget)
+        self._spent = count - int(state.left) - (budget - (budget >> 63 << 64))
+        if state.reason in (abi.REFERENCE, abi.TRAP):
+            self._spent += 1
         return int(state.reason)
 
     def _after(self, reason: int, deadline: float | None) -> Stop | None:

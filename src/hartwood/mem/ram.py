@@ -49,6 +49,7 @@ class Ram:
         self._record_bytes, self._step = record_bytes, record // 8
         self._records_size = max(PAGE, self.pages * record_bytes)
         self.records = hostmem.mmap(0, self._records_size, _READ_WRITE, _FLAGS)
+        #: What is mapped, in no order.
         self.regions: list[Region] = []
         self.decode = 0
         self.table_at = hostmem.mmap(0, PAGE, _READ_WRITE, _FLAGS)
@@ -63,7 +64,7 @@ class Ram:
         Raises `MappingError`: EINVAL for what is no whole page, EEXIST for an overlap, ENOMEM for
         more than the capacity or `REGIONS` regions.
         """
-        if at % PAGE or size % PAGE or size <= 0 or at < 0 or at + size > 1 << 56:
+        if self.closed or at % PAGE or size % PAGE or size <= 0 or at < 0 or at + size > 1 << 56:
             raise MappingError(EINVAL, "map", at, size)
         if any(at < r.at + r.size and r.at < at + size for r in self.regions):
             raise MappingError(EEXIST, "map", at, size)
@@ -135,12 +136,18 @@ class Ram:
                          (self.records, self._records_size)):  # fmt: skip
             hostmem.madvise(at, size, _DONTNEED)
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return not self.records
+
     def close(self) -> None:
-        """Give the address space back. No hart may run any more, and no view may be used."""
-        if self.host:
-            hostmem.munmap(self.host, self.capacity)
-            hostmem.munmap(self.flags_at, self.pages)
-            hostmem.munmap(self.table_at, PAGE)
+        """Give the memory back. No hart may run any more. Views that somebody still has read as
+        zero from now on: their address space stays, because using them must not crash."""
+        if self.records:
             hostmem.munmap(self.records, self._records_size)
-            self.host = 0
+            hostmem.munmap(self.table_at, PAGE)
+            hostmem.madvise(self.host, self.capacity, _DONTNEED)
+            hostmem.munmap(self.flags_at, self.pages)
+            self.records = 0
             self.regions.clear()
