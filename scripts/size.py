@@ -7,7 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from quality.size import FILE_SOFT, PACKAGE, lines_of_tests, modules, rooms
+from quality.size import FILE_SOFT, LABORATORY, PACKAGE, lines_of_tests, modules, rooms
 
 
 def main() -> None:
@@ -16,7 +16,9 @@ def main() -> None:
     for room, count in sorted(rooms().items(), key=lambda item: -item[1]):
         print(f"{count:7}  {room}")
     total = sum(code.values())
-    print(f"{total:7}  the package (budget {PACKAGE})")
+    laboratory = rooms().get("lab", 0)
+    print(f"{total - laboratory:7}  the machine (budget {PACKAGE})")
+    print(f"{laboratory:7}  the laboratory (budget {LABORATORY})")
     print(f"{tests:7}  tests ({tests / max(total, 1):.2f} of the code)")
     for path, count in sorted(code.items(), key=lambda item: -item[1])[:5]:
         print(f"{count:7}  {path}{' (over the soft budget)' if count > FILE_SOFT else ''}")
