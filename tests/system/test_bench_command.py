@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -245,3 +247,25 @@ def test_results_are_the_schema_that_is_documented(bench, project: Path) -> None
     whole = json.loads((project / "a.json").read_text())
     assert list(whole) == ["schema", "created", "revision", "machine", "settings", "benchmarks"]
     assert {"name", "wall", "cpu", "counters", "warmup", "outliers"} <= set(whole["benchmarks"][0])
+
+
+def test_control_c_ends_it_and_its_worker(hartwood_command: list[str], project: Path) -> None:
+    (project / "project.py").write_text(
+        "import os, time\n"
+        "def work(n):\n    open('started', 'w').write(str(os.getpid()))\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen(
+        [*hartwood_command, "bench", "run", *FILE], cwd=project, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    started, give_up = project / "started", time.monotonic() + 30
+    while not (started.exists() and started.read_text()):
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
+    worker = Path("/proc") / started.read_text() / "cmdline"
+    assert not worker.exists() or worker.read_bytes() == b"", "it is gone, or a zombie"

@@ -39,6 +39,12 @@ def _(answer):
 
 counted.counters(lambda: work)
 
+stalls = iter([0])  # the set-up takes the first
+
+@workload("stalls", unit="calls")
+def stalling(rng):
+    return lambda: time.sleep(stall) if (stall := next(stalls, 0)) else None, None
+
 @workload("loud", unit="calls")
 def loud(rng):
     def call():
@@ -101,6 +107,12 @@ def garbage(rng):
 def _(enabled):
     assert enabled in (True, False)
 
+@workload("temporary", unit="calls")
+def temporary(rng):
+    import tempfile
+    folder = tempfile.mkdtemp()
+    return lambda: print(folder, file=sys.stderr) or folder.count("hartwood-lab-"), 1
+
 @workload("children", unit="calls")
 def children(rng):
     import subprocess
@@ -135,12 +147,21 @@ def test_list_prepare_calibrate_sample_check(worker: Worker) -> None:
     sample = worker.sample("sum", loops)
     assert sample.loops == loops
     assert sample.cpu > 0
+    assert sample.pace > 0
     assert not found.implausible(sample.cpu / loops)
     assert "implausible: 1e-15 s for one of its elements" in found.implausible(1e-12)
     worker.check("sum")
     worker.release("sum")
     with pytest.raises(LabError, match="sum: not prepared"):
         worker.sample("sum", 1)
+
+
+def test_one_stall_does_not_spoil_a_calibration(file: Path) -> None:
+    text = file.read_text().replace("iter([0])", "iter([0, 0.05])")
+    file.write_text(text)
+    with Worker(files=[file], own=False) as worker:
+        worker.prepare("stalls", 1)
+        assert worker.calibrate("stalls", 0.02) > 100
 
 
 def test_counters_are_those_of_the_sample(worker: Worker) -> None:
@@ -249,6 +270,18 @@ def _state(pid: str) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return ""
+
+
+@pytest.mark.parametrize("end", ["quit", "kill"])
+def test_temporary_files_go_with_the_worker(end: str, file: Path) -> None:
+    with Worker(files=[file], own=False) as worker:
+        worker.prepare("temporary", 1)
+        folder = Path(f"/proc/{worker.pid}/environ").read_bytes().split(b"TMPDIR=")[1]
+        left = Path(folder.split(b"\0")[0].decode())
+        assert len(list(left.iterdir())) == 1
+        if end == "kill":
+            os.kill(worker.pid, signal.SIGKILL)
+    assert not left.exists()
 
 
 def test_the_collector_is_on_or_off_as_one_likes(file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,24 @@ def test_the_interval_covers_the_truth() -> None:
         low, high = ratio_interval(times(1.0, 40, seed), times(1.0, 40, seed + 1000))
         hits += low <= 1 <= high
     assert hits >= 105
+
+
+def test_arms_of_one_run_are_compared_pair_by_pair() -> None:
+    """Noise that is common to both sides of a pair hides nothing; to each by itself it does."""
+    rng = random.Random(3)
+    noise = [rng.choice([1.0, 1.3, 1.6]) for _ in range(60)]
+    old = run(a=[t * n for t, n in zip(times(1.0), noise, strict=True)])
+    new = run(a=[t * n for t, n in zip(times(1.05, seed=2), noise, strict=True)])
+    apart = compare([old, new])[0].cells[1]
+    assert apart.high - apart.low > 0.1
+    for each in (old, new):
+        each.settings = {"arms": 2}
+    new.created = old.created
+    pairs = compare([old, new])[0].cells[1]
+    assert 1.02 < pairs.low < pairs.ratio < pairs.high < 1.08
+    new.benchmarks[0].cpu.pop()
+    new.benchmarks[0].wall.pop()
+    assert compare([old, new])[0].cells[1].low < 1.0, "pairs that do not match are none"
 
 
 def test_long_series_are_resampled_in_pieces() -> None:
@@ -188,14 +207,24 @@ def test_rows_of_a_run_say_what_matters() -> None:
     made = run(good=times(1e-6), bad=[1.0])
     made.benchmarks[0].unit = "reads"
     made.benchmarks[0].outliers.wall.mild = 3
+    made.benchmarks[0].warmup.samples = 20
     made.benchmarks[0].outliers.causes = {"steal": 3}
     made.benchmarks[1].status, made.benchmarks[1].reason = "failed", "wrong answer"
     good, bad = run_rows(made)
     assert good[0] == "good"
     assert good[1].endswith("/read")
     assert good[4:] == ["3 0 of 60", "not steady, 3 steal"]
+    made.benchmarks[0].warmup.samples, made.benchmarks[0].retaken = 2, 4
+    assert run_rows(made)[0][5].startswith("calls too long to tell")
+    assert run_rows(made)[0][5].endswith("4 retaken")
     assert bad[0] == "bad"
     assert bad[-1] == "failed: wrong answer"
     assert outlier_rates(made) == (3 / 61, 0.0)
     assert variation([1.0]) == 0.0
     assert variation([1.0, 3.0]) == pytest.approx(0.7071, abs=1e-4)
+
+
+def test_without_the_extra_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "numpy", None)
+    with pytest.raises(LabError, match=r"numpy is not installed: pip install 'hartwood\[lab\]'"):
+        compare([run(a=times(1.0)), run(a=times(1.1))])

@@ -122,6 +122,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ("benchmarks.0.counters.instructions", 0.5, "counters.instructions is not int"),
         ("benchmarks.0.outliers.wall.mild", -1, "a count is negative"),
         ("benchmarks.0.outliers.causes.steal", -1, "a count is negative"),
+        ("benchmarks.0.retaken", -1, "a count is negative"),
         ("benchmarks.0.warmup.seconds", -0.1, "a warm-up time is negative"),
         ("benchmarks.0.warmup.steady", 1, "warmup.steady is not bool"),
         ("benchmarks.1.name", "read/u8", "read/u8 is there twice"),

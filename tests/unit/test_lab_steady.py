@@ -72,12 +72,15 @@ def test_clocks_are_looked_at_apart() -> None:
     [
         ({"steal": 1, "switches": 3, "collections": 1}, "steal"),
         ({"switches": 1, "collections": 1}, "preempted"),
-        ({"collections": 1}, "gc"),
+        ({"collections": 1, "pace": 2e-5}, "gc"),
+        ({"pace": 2e-5}, "speed"),
+        ({"pace": 1e-5}, "unknown"),
         ({}, "unknown"),
     ],
 )
 def test_causes_in_order(what: dict[str, Any], cause: str) -> None:
-    found = outliers([*samples(noisy(1.0, 20)), Sample(1, 9.0, 9.0, **what)])
+    usual = samples(noisy(1.0, 20), **({"pace": 1e-5} if "pace" in what else {}))
+    found = outliers([*usual, Sample(1, 9.0, 9.0, **what)])
     assert found.causes[cause] == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -44,6 +45,29 @@ def test_recipe(name: str) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_recipe_for_benchmarks(tmp_path: Path) -> None:
+    """The page's Python is one file of benchmarks; its commands are run beside it, in order."""
+    found = blocks(ROOT / "docs" / "BENCHMARKING.md")
+    script = "\n\n".join(text for language, text in found if language == "python")
+    (tmp_path / "bench_mine.py").write_text(script)
+    lines = [line for language, text in found if language == "sh" for line in text.splitlines()]
+    assert len(lines) > 3
+    bin_folder = str(Path(sys.executable).parent)
+    for line in lines:
+        assert line.startswith("hartwood bench "), line
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+        assert "sort/" in done.stdout, line
 
 
 def test_readme_python_is_sound() -> None:

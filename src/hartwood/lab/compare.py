@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hartwood.lab.results import Benchmark, Run, baseline_path, load_run
 from hartwood.lab.workload import LabError, select
@@ -57,37 +57,48 @@ def numpy() -> ModuleType:
     return np
 
 
-def ratio_interval(base: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
-    """Percentile bootstrap of median(other) / median(base), each resampled by itself (Efron and
-    Tibshirani, An Introduction to the Bootstrap, 13). The same samples give the same interval."""
+def ratio_interval(
+    base: Sequence[float], other: Sequence[float], paired: bool = False
+) -> tuple[float, float]:
+    """Percentile bootstrap of the ratio of medians, each side resampled by itself; `paired`, of the
+    median of ratios (Efron and Tibshirani, An Introduction to the Bootstrap, 13). The same samples
+    give the same interval."""
     np = numpy()
     rng = np.random.default_rng(len(base) * 1_000_003 + len(other))
 
-    def medians(times: Sequence[float]) -> object:
-        data = np.asarray(times)
-        step = max(1, _BATCH // (8 * len(data)))
-        parts = []
-        for start in range(0, RESAMPLES, step):
-            count = min(step, RESAMPLES - start)
-            parts.append(np.median(rng.choice(data, (count, len(data))), axis=1))
+    def medians(times: Any) -> Any:
+        step = max(1, _BATCH // (8 * len(times)))
+        sizes = [min(step, RESAMPLES - start) for start in range(0, RESAMPLES, step)]
+        parts = [np.median(rng.choice(times, (size, len(times))), axis=1) for size in sizes]
         return np.concatenate(parts)
 
-    low, high = np.percentile(np.divide(medians(other), medians(base)), [2.5, 97.5])
+    one, two = np.asarray(base), np.asarray(other)
+    ratios = medians(two / one) if paired else medians(two) / medians(one)
+    low, high = np.percentile(ratios, [2.5, 97.5])
     return float(low), float(high)
 
 
-def _cell(base: Benchmark | None, found: Benchmark | None, first: bool) -> Cell | None:
+def _cell(base: Benchmark | None, found: Benchmark | None, together: bool) -> Cell | None:
     if found is None or found.status != "ok":
         return None
     seconds = median(found.times) / found.per_call
-    if first or base is None or base.status != "ok":
+    if found is base or base is None or base.status != "ok":
         # Without a base there is no ratio; NaN would not survive JSON, so 1 by definition.
         return Cell(seconds, 1.0, 1.0, 1.0)
-    low, high = ratio_interval(base.times, found.times)
+    paired = together and len(base.times) == len(found.times)
+    low, high = ratio_interval(base.times, found.times, paired)
+    if paired:
+        ratio = median(b / a for a, b in zip(base.times, found.times, strict=True))
+    else:
+        ratio = median(found.times) / median(base.times)
     scale = base.per_call / found.per_call
-    return Cell(
-        seconds, median(found.times) / median(base.times) * scale, low * scale, high * scale
-    )
+    return Cell(seconds, ratio * scale, low * scale, high * scale)
+
+
+def _together(run: Run, other: Run) -> bool:
+    """Whether two runs are arms of one, which took turns: then noise is common to a pair."""
+    arms = run.settings.get("arms", 1)
+    return arms != 1 and (run.created, run.settings) == (other.created, other.settings)
 
 
 def compare(runs: Sequence[Run], selectors: Sequence[str] = ()) -> list[Row]:
@@ -97,13 +108,14 @@ def compare(runs: Sequence[Run], selectors: Sequence[str] = ()) -> list[Row]:
     if not common:
         raise LabError("the runs have no benchmark in common; were they renamed?")
     everything = {b.name: b for run in runs for b in run.benchmarks}
+    together = [_together(runs[0], run) for run in runs]
     rows = []
     for each in select(list(everything.values()), selectors):
         found = [run.named(each.name) for run in runs]
         here = [benchmark for benchmark in found if benchmark is not None]
         if len({(benchmark.clock, benchmark.unit) for benchmark in here}) > 1:
             raise LabError(f"{each.name}: the runs measured it in different units or clocks")
-        cells = (_cell(found[0], one, index == 0) for index, one in enumerate(found))
+        cells = (_cell(found[0], one, pair) for one, pair in zip(found, together, strict=True))
         rows.append(Row(each.name, each.unit, tuple(cells)))
     return rows
 

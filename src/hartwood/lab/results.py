@@ -60,7 +60,8 @@ class Warmup:
 
 @dataclass
 class Benchmark:
-    """One benchmark of a run. `wall` and `cpu` are samples, in seconds per call."""
+    """One benchmark of a run. `wall` and `cpu` are samples, in seconds per call; `retaken` counts
+    timings that were taken again because the process lost its processor meanwhile."""
 
     name: str
     family: str = ""
@@ -77,6 +78,7 @@ class Benchmark:
     counters: dict[str, int] = field(default_factory=dict)
     warmup: Warmup = field(default_factory=Warmup)
     outliers: OutlierCounts = field(default_factory=OutlierCounts)
+    retaken: int = 0
 
     @property
     def times(self) -> list[float]:
@@ -95,7 +97,7 @@ class Benchmark:
             _want(bool(self.wall), "ok without samples")
             _want(len(self.wall) == len(self.cpu), "wall and cpu have different lengths")
         counts = [*self.counters.values(), *self.outliers.causes.values(), self.warmup.samples]
-        counts += [self.outliers.wall.mild, self.outliers.wall.severe]
+        counts += [self.retaken, self.outliers.wall.mild, self.outliers.wall.severe]
         counts += [self.outliers.cpu.mild, self.outliers.cpu.severe]
         _want(all(count >= 0 for count in counts), "a count is negative")
         _want(self.warmup.seconds >= 0 and self.warmup.first >= 0, "a warm-up time is negative")

@@ -6,13 +6,17 @@ the gate's question, because no threshold on these numbers answers it.
 
 from __future__ import annotations
 
+import os
+import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
 
 from hartwood.lab.machine import describe, revision
-from hartwood.lab.results import Benchmark, Run, Warmup, now
+from hartwood.lab.results import Benchmark, Run, Scalar, Warmup, now
 from hartwood.lab.steady import drifted, is_steady, outliers
 from hartwood.lab.worker import Entry, Sample, Worker, WorkerLost
 from hartwood.lab.workload import LabError, Skip, select
@@ -22,7 +26,8 @@ from hartwood.lab.workload import LabError, Skip, select
 class Mode:
     """How long to look: `warmup` and `measurement` are seconds a benchmark and at most that;
     `settle` ends the warm-up when it is steady. `processes` share the samples: what differs from
-    process to process (layout, hash seed) is then part of the spread."""
+    process to process (layout, hash seed) is then part of the spread. A sample is the median of
+    `parts` timings one after the other, since a preemption spoils one of them and not all."""
 
     name: str
     samples: int
@@ -30,22 +35,29 @@ class Mode:
     measurement: float
     processes: int = 1
     settle: bool = True
+    parts: int = 5
 
 
 MODES = {
     mode.name: mode
     for mode in (
-        Mode("quick", 40, 0.25, 0.5),
-        Mode("full", 100, 3.0, 5.0, processes=2),
-        Mode("classic", 200, 5.0, 10.0, settle=False),
+        Mode("quick", 40, 0.25, 0.5, parts=10),
+        # Timings of 2.5 ms in each: longer ones are hardly ever undisturbed on a busy machine.
+        Mode("full", 100, 3.0, 5.0, processes=2, parts=20),
+        Mode("classic", 200, 5.0, 10.0, settle=False, parts=20),
     )
 }
 #: Samples that even a benchmark gets whose single call takes longer than it should.
 FEWEST = 5
 #: Seconds of one measurement while warming up.
 _STEP = 0.005
+#: Times that a disturbed timing is taken again.
+_AGAIN = 3
 #: Times the seconds of a phase that it may take where calls are long.
-_PATIENCE = 2.0
+_PATIENCE = 3.0
+
+_SETTINGS = ("samples", "warmup", "measurement", "processes", "parts")
+_T = TypeVar("_T")
 
 #: Called with what goes on: (benchmarks done, of how many, name, phase).
 Progress = Callable[[int, int, str, str], None]
@@ -57,38 +69,57 @@ def _silent(done: int, total: int, name: str, phase: str) -> None:
 
 @dataclass
 class Series:
-    """What one process measured of one benchmark."""
+    """What one process measured of one benchmark; a timing is of `loops` calls, and one call takes
+    about `call` seconds of wall time; `retaken` counts timings that were disturbed."""
 
     warmup: Warmup
-    samples: list[Sample]
-    counters: dict[str, int]
+    call: float
+    loops: int
+    retaken: int = 0
+    samples: list[Sample] = field(default_factory=list)
+    counters: dict[str, int] = field(default_factory=dict)
 
 
-def measure(worker: Worker, entry: Entry, mode: Mode, seed: int) -> Series:
-    """Warm up and sample one benchmark in a worker. Raises `Skip`, `LabError`."""
+def warm_up(worker: Worker, entry: Entry, mode: Mode, seed: int) -> Series:
+    """Prepare a benchmark and run it until it is steady. Raises `Skip`, `LabError`."""
     first = worker.prepare(entry.name, seed)
     begin = time.monotonic()
     loops = worker.calibrate(entry.name, _STEP)
     times: list[float] = []
-    steady = False
+    steady, call = False, 0.0
     while (passed := time.monotonic() - begin) < mode.warmup or not times:
         sample = worker.sample(entry.name, loops)
         times.append((sample.cpu if entry.clock == "cpu" else sample.wall) / loops)
+        call = sample.wall / loops
         steady = is_steady(times)
         if steady and mode.settle and passed >= mode.warmup / 5:
             break
     warmup = Warmup(time.monotonic() - begin, len(times), first, steady)
-    share = max(FEWEST, mode.samples // mode.processes)
-    budget = mode.measurement / mode.processes
-    loops = worker.calibrate(entry.name, budget / share)
-    samples: list[Sample] = []
-    give_up = time.monotonic() + _PATIENCE * budget
-    while len(samples) < share and (len(samples) < FEWEST or time.monotonic() < give_up):
-        samples.append(worker.sample(entry.name, loops))
+    loops = worker.calibrate(entry.name, mode.measurement / mode.samples / mode.parts)
+    return Series(warmup, call, loops)
+
+
+def finish(worker: Worker, entry: Entry, series: Series) -> None:
+    """Check the last answer, count one call's work, and let go. Raises `LabError`."""
     worker.check(entry.name)
-    counters = worker.sample(entry.name, 1).counters
+    series.counters = worker.sample(entry.name, 1).counters
     worker.release(entry.name)
-    return Series(warmup, samples, counters)
+
+
+def middle(parts: Sequence[Sample]) -> Sample:
+    """The median of some timings of as many loops on each clock; what disturbed them adds up."""
+    if len(parts) == 1:
+        return parts[0]
+    return Sample(
+        parts[0].loops,
+        median(part.wall for part in parts),
+        median(part.cpu for part in parts),
+        parts[0].counters,
+        sum(part.switches for part in parts),
+        sum(part.steal for part in parts),
+        sum(part.collections for part in parts),
+        median(part.pace for part in parts),
+    )
 
 
 def summarise(entry: Entry, series: Sequence[Series]) -> Benchmark:
@@ -107,6 +138,7 @@ def summarise(entry: Entry, series: Sequence[Series]) -> Benchmark:
         name=entry.name, family=entry.family, group=entry.group, component=entry.component,
         unit=entry.unit, per_call=entry.per_call, clock=entry.clock, loops=samples[0].loops,
         wall=wall, cpu=cpu, counters=series[0].counters, warmup=warmup, outliers=outliers(samples),
+        retaken=sum(part.retaken for part in series),
     )  # fmt: skip
     if implausible := entry.implausible(min(wall)):
         return failed(entry, implausible)
@@ -126,26 +158,125 @@ def failed(entry: Entry, reason: str, status: str = "failed") -> Benchmark:
     )  # fmt: skip
 
 
-class _Workers:
-    """One worker at a time, replaced when it is lost."""
+@dataclass(frozen=True)
+class Arm:
+    """One tree to measure: its benchmarks (`files`, or ours), import `paths`, working folder."""
 
-    def __init__(self, start: Callable[[int], Worker]) -> None:
-        self._start = start
+    files: Sequence[Path] = ()
+    paths: Sequence[Path] = ()
+    cwd: Path | None = None
+
+
+class _Side:
+    """An arm while it is measured: one worker at a time, replaced when it is lost."""
+
+    def __init__(self, arm: Arm, seed: int, starter: Callable[..., Worker]) -> None:
+        self.arm, self._seed, self._starter = arm, seed, starter
         self._worker: Worker | None = None
         self._number = -1
+        self.series: dict[str, list[Series]] = {}
+        self.lost: dict[str, Benchmark] = {}
+        worker = self.worker(0)
+        self.entries = {entry.name: entry for entry in worker.list()}
+        self.broken = worker.broken
 
-    def get(self, number: int) -> Worker:
+    def worker(self, number: int) -> Worker:
         """The worker of process `number`: the same as before where it lives and is that one."""
         if self._worker is None or number != self._number:
             self.drop()
-            self._worker, self._number = self._start(number), number
+            arm = self.arm
+            # The hash seed decides how sets and dictionaries are laid out.
+            self._worker = self._starter(
+                files=arm.files, own=not arm.files, paths=arm.paths, cwd=arm.cwd,
+                hash_seed=(self._seed * 100 + number) % (1 << 32),
+            )  # fmt: skip
+            self._number = number
         return self._worker
 
+    def attempt(self, entry: Entry, act: Callable[..., _T], *arguments: Any) -> _T | None:
+        """What `act` gives; None where it fails, and then the benchmark is over here."""
+        try:
+            return act(*arguments)
+        except Skip as reason:
+            self.lost[entry.name] = failed(entry, str(reason) or "no reason", "skipped")
+        except LabError as error:
+            self.lost[entry.name] = failed(entry, str(error))
+            if isinstance(error, WorkerLost):
+                self.drop()
+        return None
+
     def drop(self) -> None:
-        """End it."""
+        """End the worker."""
         if self._worker is not None:
             self._worker.quit()
             self._worker = None
+
+    def benchmarks(self, entries: Sequence[Entry]) -> list[Benchmark]:
+        """Everything found out about `entries`, as far as they are here."""
+        return [
+            self.lost.get(e.name) or summarise(self.entries[e.name], self.series[e.name])
+            for e in entries
+            if e.name in self.entries
+        ]
+
+
+def _timing(worker: Worker, entry: Entry, series: Series) -> Sample:
+    """One timing. Where the processor was taken away meanwhile it says nothing about CPU time, and
+    is taken again, a few times: on a machine where that is always so it has to do."""
+    sample = worker.sample(entry.name, series.loops)
+    if entry.clock == "cpu":
+        for _ in range(_AGAIN):
+            if not sample.switches and not sample.steal:
+                break
+            series.retaken += 1
+            sample = worker.sample(entry.name, series.loops)
+    return sample
+
+
+def _measure(sides: Sequence[_Side], name: str, number: int, mode: Mode, seed: int) -> None:
+    """One benchmark in one process of each side that has it, sample by sample in turn."""
+    going: dict[_Side, tuple[Worker, Entry, Series]] = {}
+    cpus = sorted(os.sched_getaffinity(0))
+    cpu = random.choice(cpus)
+    for side in sides:
+        entry = side.entries.get(name)
+        if entry is None or name in side.lost:
+            continue
+        worker = side.attempt(entry, side.worker, number)
+        if worker and len(sides) > 1:
+            # What waits or has threads may go anywhere; else all arms share one processor.
+            side.attempt(entry, worker.pin, cpus if entry.clock == "wall" else [cpu])
+        series = side.attempt(entry, warm_up, worker, entry, mode, seed) if worker else None
+        if worker and series:
+            going[side] = worker, entry, series
+    # As many calls in each: what it costs to find the caches cold is then the same share of them.
+    loops = max((series.loops for _, _, series in going.values()), default=1)
+    for _, _, series in going.values():
+        series.loops = loops
+    # Where one call is longer than a part should be, a sample has as many as it has room for.
+    longest = max((series.call for _, _, series in going.values()), default=1.0)
+    room = int(mode.measurement / mode.samples / max(longest, 1e-9))
+    turns = mode.parts if loops > 1 else min(mode.parts, max(1, room))
+    share = max(FEWEST, mode.samples // mode.processes)
+    give_up = time.monotonic() + _PATIENCE * mode.measurement / mode.processes * len(going)
+    for taken in range(share):
+        if taken >= FEWEST and time.monotonic() >= give_up:
+            break
+        parts: dict[_Side, list[Sample]] = {side: [] for side in going}
+        for _ in range(turns):
+            # In random order: whoever comes first has the other's leavings in the caches.
+            for side in random.sample(list(going), len(going)):
+                worker, entry, series = going[side]
+                sample = side.attempt(entry, _timing, worker, entry, series)
+                if sample is None:
+                    del going[side]
+                else:
+                    parts[side].append(sample)
+        for side, (_, _, series) in going.items():
+            series.samples.append(middle(parts[side]))
+    for side, (worker, entry, series) in going.items():
+        side.attempt(entry, finish, worker, entry, series)
+        side.series.setdefault(name, []).append(series)
 
 
 def run(
@@ -153,72 +284,61 @@ def run(
     *,
     mode: Mode = MODES["quick"],
     seed: int = 1,
-    files: Sequence[Path] = (),
-    paths: Sequence[Path] = (),
-    cwd: Path | None = None,
+    arms: Sequence[Arm] = (Arm(),),
     peers: bool = False,
     progress: Progress = _silent,
     starter: Callable[..., Worker] = Worker,
-) -> Run:
-    """Run what the selectors mean, ours or those in `files`, and give everything that was found.
+) -> list[Run]:
+    """Run what the selectors mean in each arm, and give what was found, one run an arm. Arms take
+    turns timing by timing, so that what the machine does meanwhile is done to all of them.
 
     A benchmark that fails, or whose worker dies, is "failed" with its reason and the next one goes
     on. Raises `LabError` where nothing can be run at all.
     """
-
-    def start(number: int) -> Worker:
-        # The hash seed decides how sets and dictionaries are laid out.
-        return starter(
-            files=files, own=not files, paths=paths, cwd=cwd, hash_seed=seed * 100 + number
-        )
-
-    workers = _Workers(start)
-    series: dict[str, list[Series]] = {}
-    lost: dict[str, Benchmark] = {}
+    sides: list[_Side] = []
     try:
-        worker = workers.get(0)
-        entries = chosen(worker.list(), selectors, peers)
-        broken = worker.broken
+        for arm in arms:
+            sides.append(_Side(arm, seed, starter))
+        everything = {name: entry for side in sides for name, entry in side.entries.items()}
+        broken = {name: why for side in sides for name, why in side.broken.items()}
+        entries = chosen(list(everything.values()), selectors, peers, broken)
         steps = mode.processes * len(entries)
         for number in range(mode.processes):
             for index, entry in enumerate(entries):
                 progress(number * len(entries) + index, steps, entry.name, mode.name)
-                if entry.name in lost:
-                    continue
-                try:
-                    part = measure(workers.get(number), entry, mode, seed)
-                    series.setdefault(entry.name, []).append(part)
-                except Skip as reason:
-                    lost[entry.name] = failed(entry, str(reason) or "no reason", "skipped")
-                except LabError as error:
-                    lost[entry.name] = failed(entry, str(error))
-                    if isinstance(error, WorkerLost):
-                        workers.drop()
+                _measure(sides, entry.name, number, mode, seed)
         progress(steps, steps, "", mode.name)
     finally:
-        workers.drop()
-    found = [lost.get(e.name) or summarise(e, series[e.name]) for e in entries]
-    if not selectors:
-        found += [
-            Benchmark(name=name, family=name, status="failed", reason=f"cannot be loaded: {why}")
-            for name, why in sorted(broken.items())
-        ]
-    return Run(
-        created=now(),
-        revision=revision(cwd or _home(files)),
-        machine=describe(),
-        settings={
-            "mode": mode.name, "samples": mode.samples, "warmup": mode.warmup,
-            "measurement": mode.measurement, "processes": mode.processes, "seed": seed,
-            "select": " ".join(selectors), "peers": peers,
-        },
-        benchmarks=found,
-    )  # fmt: skip
+        for side in sides:
+            side.drop()
+    settings: dict[str, Scalar] = {
+        **{name: getattr(mode, name) for name in _SETTINGS}, "mode": mode.name, "seed": seed,
+        "select": " ".join(selectors), "peers": peers, "arms": len(sides),
+    }  # fmt: skip
+    made, machine = now(), describe()
+    runs = []
+    for side in sides:
+        found = side.benchmarks(entries)
+        if not selectors:
+            found += [
+                Benchmark(name=name, family=name, status="failed", reason=f"cannot be loaded: {w}")
+                for name, w in sorted(side.broken.items())
+            ]
+        where = revision(side.arm.cwd or _home(side.arm.files))
+        runs.append(Run(made, where, machine, settings, found))
+    return runs
 
 
-def chosen(entries: Sequence[Entry], selectors: Sequence[str], peers: bool) -> list[Entry]:
-    """What to run: peers only with `peers`, or where one is called by its name."""
-    found = select(entries, selectors)
+def chosen(
+    entries: Sequence[Entry], selectors: Sequence[str], peers: bool, broken: Mapping[str, str]
+) -> list[Entry]:
+    """What to run: peers only with `peers`, or where one is called by its name. Raises `LabError`
+    where a selector means nothing, and says which families could not be loaded."""
+    try:
+        found = select(entries, selectors)
+    except LabError as error:
+        lost = "; ".join(f"{name} cannot be loaded: {why}" for name, why in broken.items())
+        raise LabError(f"{error} ({lost})" if lost else str(error)) from None
     return [e for e in found if peers or not e.peer or e.name in selectors] or found
 
 

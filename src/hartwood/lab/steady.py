@@ -16,6 +16,8 @@ from hartwood.lab.worker import Sample
 WINDOW = 8
 #: Relative difference of medians that counts as none.
 SETTLED = 0.01
+#: Relative difference from the usual pace that explains an outlier.
+OFF_PACE = 0.1
 
 
 def spread(times: Sequence[float]) -> float:
@@ -70,11 +72,13 @@ def outliers(samples: Sequence[Sample]) -> OutlierCounts:
     """Outliers on both clocks, and for each sample that is one on either the likeliest cause.
 
     Stolen time comes before preemption, which it looks like from inside; a garbage collection is a
-    cause where it does not happen in every other sample as well.
+    cause where it does not happen in every other sample as well, the processor's speed where a
+    fixed piece of work beside the sample took longer or shorter than usual, too.
     """
     wall, on_wall = _classify([sample.wall / sample.loops for sample in samples])
     cpu, on_cpu = _classify([sample.cpu / sample.loops for sample in samples])
     usual = median(sample.collections for sample in samples) if samples else 0
+    pace = median(sample.pace for sample in samples) if samples else 0.0
     causes: dict[str, int] = {}
     for index in on_wall | on_cpu:
         sample = samples[index]
@@ -84,6 +88,8 @@ def outliers(samples: Sequence[Sample]) -> OutlierCounts:
             cause = "preempted"
         elif sample.collections > usual:
             cause = "gc"
+        elif abs(sample.pace - pace) > OFF_PACE * pace:
+            cause = "speed"
         else:
             cause = "unknown"
         causes[cause] = causes.get(cause, 0) + 1

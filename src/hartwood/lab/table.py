@@ -8,9 +8,12 @@ from statistics import mean, median, stdev
 
 from hartwood.lab.compare import Cell, Row
 from hartwood.lab.results import Benchmark, Run
-from hartwood.lab.steady import median_interval
+from hartwood.lab.steady import WINDOW, median_interval
 
 _SCALES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"), (1e-12, "ps"))
+#: What two processes of the same code differ by, whatever the samples of either say: layout of
+#: memory and hash tables. Measured, see docs/BENCHMARKING.md; only many processes average it out.
+OFFSET = 0.03
 #: Share of samples that may be outliers before the suite counts as disturbed.
 MANY_OUTLIERS = 0.02
 
@@ -55,7 +58,11 @@ def run_rows(run: Run) -> list[list[str]]:
         wall, cpu = _outlying(benchmark)
         causes = benchmark.outliers.causes
         notes = [f"{count} {cause}" for cause, count in sorted(causes.items())]
-        if not benchmark.warmup.steady:
+        if benchmark.retaken:
+            notes.append(f"{benchmark.retaken} retaken")
+        if benchmark.warmup.samples < 2 * WINDOW:
+            notes.insert(0, "calls too long to tell whether steady")
+        elif not benchmark.warmup.steady:
             notes.insert(0, "not steady")
         rows.append([
             benchmark.name,
@@ -71,7 +78,7 @@ def run_rows(run: Run) -> list[list[str]]:
 def print_run(run: Run) -> None:
     """Print a run, and what its samples say about the machine on standard error."""
     columns = ["benchmark", "median", "95 %", "CV", "outliers wall cpu", ""]
-    _print(columns, run_rows(run))
+    print_table(columns, run_rows(run))
     states = [benchmark.status for benchmark in run.benchmarks]
     wall, cpu = outlier_rates(run)
     line = f"{states.count('ok')} ok, {states.count('failed')} failed, "
@@ -89,17 +96,21 @@ def _shown(cell: Cell | None, first: bool) -> str:
     return f"{cell.ratio:.3f} [{cell.low:.3f} {cell.high:.3f}] {seconds(cell.seconds)}"
 
 
+def _differs(cell: Cell | None) -> bool:
+    return cell is not None and abs(cell.ratio - 1) > OFFSET and not cell.low <= 1 <= cell.high
+
+
 def print_comparison(rows: Sequence[Row], labels: Sequence[str]) -> None:
-    """Print a comparison; a "!" marks intervals that do not contain 1."""
+    """Print a comparison; a "!" marks ratios that neither their interval nor `OFFSET` explains."""
     lines = []
     for row in rows:
         cells = [_shown(cell, index == 0) for index, cell in enumerate(row.cells)]
-        differs = any(cell and not cell.low <= 1 <= cell.high for cell in row.cells)
-        lines.append([row.name, *cells, "!" if differs else ""])
-    _print(["benchmark", *labels, ""], lines)
+        lines.append([row.name, *cells, "!" if any(map(_differs, row.cells)) else ""])
+    print_table(["benchmark", *labels, ""], lines)
 
 
-def _print(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on a terminal, lines with tabs in a pipe."""
     if not sys.stdout.isatty():
         for row in rows:
             print("\t".join(row).rstrip("\t"))
@@ -107,7 +118,9 @@ def _print(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         # Nothing in a name or an error is markup.
         table.add_row(*(cell.replace("[", "\\[") for cell in row))

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,7 +63,8 @@ class Entry:
 class Sample:
     """`loops` calls: seconds of wall and CPU time for all of them together, counters over all of
     them, and what may have disturbed them: involuntary context switches of the process, stolen
-    ticks of the machine, garbage collections."""
+    ticks of the machine, garbage collections; `pace` is what a fixed piece of work took around it,
+    in seconds of CPU time."""
 
     loops: int
     wall: float
@@ -70,6 +73,7 @@ class Sample:
     switches: int = 0
     steal: int = 0
     collections: int = 0
+    pace: float = 0.0
 
 
 class Worker:
@@ -104,7 +108,11 @@ class Worker:
         before = [str(path) for path in paths]
         if inherited := whole.get("PYTHONPATH"):
             before.append(inherited)
-        whole.update(PYTHONPATH=os.pathsep.join(before), PYTHONHASHSEED=str(hash_seed))
+        # What a benchmark leaves in temporary files goes with the worker, however that ends.
+        self._folder = tempfile.mkdtemp(prefix="hartwood-lab-")
+        whole.update(
+            PYTHONPATH=os.pathsep.join(before), PYTHONHASHSEED=str(hash_seed), TMPDIR=self._folder
+        )
         self._buffer = b""
         self._errors = bytearray()
         self._over = ""
@@ -122,6 +130,7 @@ class Worker:
                 start_new_session=True,
             )
         except OSError as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
             raise LabError(f"{label}: {python} cannot be started: {error.strerror}") from None
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)  # type: ignore[arg-type]
@@ -192,6 +201,7 @@ class Worker:
             pass
         self._process.wait()
         self._selector.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 try:

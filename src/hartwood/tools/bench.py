@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +18,7 @@ import typer
 if TYPE_CHECKING:
     from hartwood.lab.results import Run
     from hartwood.lab.runner import Mode, Progress
+    from hartwood.lab.worker import Worker
 
 app = typer.Typer(help="The performance laboratory: run, compare and judge benchmarks.")
 
@@ -51,30 +52,40 @@ def list_(
     ] = False,
 ) -> None:
     """List the benchmarks."""
+    from hartwood.lab.table import print_table
     from hartwood.lab.worker import Worker
-    from hartwood.lab.workload import LabError, Skip
+    from hartwood.lab.workload import LabError
     from hartwood.lab.workload import select as choose
 
-    with Worker(files=file or [], own=not file) as worker:
+    bad, rows = [], []
+    with Worker(files=file or [], own=not file) as worker, _progress() as progress:
         entries = choose(worker.list(), select or [])
         broken = {} if select else worker.broken
-        bad = [f"{name}: cannot be loaded: {why}" for name, why in broken.items()]
-        for entry in entries:
-            where = "gate" if entry.gate else f"not in the gate: {entry.why}"
-            columns = [entry.name, entry.family, entry.component, entry.unit, where]
+        bad += [f"{name}: cannot be loaded: {why}" for name, why in broken.items()]
+        for index, entry in enumerate(entries):
+            state = "gate" if entry.gate else f"not in the gate: {entry.why}"
             if check:
-                try:
-                    worker.prepare(entry.name, 1)
-                    worker.release(entry.name)
-                    columns[-1] = "ok"
-                except Skip as reason:
-                    columns[-1] = f"skipped: {reason}"
-                except LabError as error:
-                    columns[-1] = "failed"
-                    bad.append(str(error))
-            print("\t".join(columns), flush=True)
+                progress(index, len(entries), entry.name, "check")
+                state = _checked(worker, entry.name, bad)
+            rows.append([entry.name, entry.family, entry.component, entry.unit, state])
+    print_table(["benchmark", "family", "component", "unit", ""], rows)
     if bad:
         raise LabError(f"{len(bad)} of {len(entries) + len(broken)} are bad: {'; '.join(bad)}")
+
+
+def _checked(worker: Worker, name: str, bad: list[str]) -> str:
+    """What came of one call; what is wrong with it is added to `bad`."""
+    from hartwood.lab.workload import LabError, Skip
+
+    try:
+        worker.prepare(name, 1)
+        worker.release(name)
+    except Skip as reason:
+        return f"skipped: {reason}"
+    except LabError as error:
+        bad.append(str(error))
+        return "failed"
+    return "ok"
 
 
 @app.command("run")
@@ -99,7 +110,7 @@ def run_(
 ) -> int:
     """Run benchmarks on the tree as it is."""
     from hartwood.lab.results import baseline_path, load_run, save_run
-    from hartwood.lab.runner import run
+    from hartwood.lab.runner import Arm, run
     from hartwood.lab.table import print_comparison, print_run
 
     # What cannot be used is said before the time is spent.
@@ -107,9 +118,10 @@ def run_(
     targets = [path for path in (json, baseline_path(save) if save else None) if path]
     mode = _mode(quick, full, classic)
     with _progress() as progress:
-        found = run(
-            select or [], mode=mode, seed=seed, files=file or [], peers=peers, progress=progress
-        )
+        (found,) = run(
+            select or [], mode=mode, seed=seed, arms=[Arm(file or [])], peers=peers,
+            progress=progress,
+        )  # fmt: skip
     # Before the table: whoever closes the pipe wants the results all the same.
     for target in targets:
         save_run(found, target)
@@ -137,24 +149,25 @@ def compare_(
 ) -> None:
     """Compare runs: a table with ratios to the first and their 95 % intervals."""
     from hartwood.lab.compare import checkout, import_paths, resolve
-    from hartwood.lab.runner import run
+    from hartwood.lab.runner import Arm, run
     from hartwood.lab.table import print_comparison
     from hartwood.lab.workload import LabError
 
     if len(what) < 2:
         raise LabError("compare wants at least two runs, baselines or revisions")
     mode = _mode(quick, full, classic)
-
-    def measured(revision: str) -> Run:
-        with checkout(repo, revision) as tree, _progress() as progress:
-            return run(
-                select or [], mode=mode, seed=seed, files=[tree / each for each in file or []],
-                paths=import_paths(tree), cwd=tree, progress=progress,
-            )  # fmt: skip
-
     # All of them before any is measured: a slip of the pen costs no minutes.
     meant = [resolve(name, repo) for name in what]
-    runs = [measured(each) if isinstance(each, str) else each for each in meant]
+    revisions = list(dict.fromkeys(each for each in meant if isinstance(each, str)))
+    measured: dict[str, Run] = {}
+    if revisions:
+        with ExitStack() as stack:
+            trees = [stack.enter_context(checkout(repo, each)) for each in revisions]
+            arms = [Arm([tree / f for f in file or []], import_paths(tree), tree) for tree in trees]
+            progress = stack.enter_context(_progress())
+            found = run(select or [], mode=mode, seed=seed, arms=arms, progress=progress)
+        measured = dict(zip(revisions, found, strict=True))
+    runs = [measured[each] if isinstance(each, str) else each for each in meant]
     _compare(runs, what, select or [], any_machine, print_comparison)
 
 

@@ -18,6 +18,16 @@ SPAN = 1 << 16  # bytes that random accesses fall into
 CROSSED = 64  # pages that crossing accesses go through, again and again
 #: Knuth's MMIX generator: cheap, and known to be without short cycles in its upper bits.
 FACTOR, STEP = 6364136223846793005, 1442695040888963407
+#: Reads a3 times the a2 times 64 bytes at a1, and adds them up in a0.
+WALK = "; ".join(
+    [
+        "li a0, 0",
+        "lap: mv t1, a1; mv t0, a2",
+        "loop: addi t0, t0, -1",
+        *(f"ld t2, {8 * i}(t1); add a0, a0, t2" for i in range(8)),
+        "addi t1, t1, 64; bnez t0, loop; addi a3, a3, -1; bnez a3, lap; ebreak",
+    ]
+)
 
 
 @dataclass(frozen=True)

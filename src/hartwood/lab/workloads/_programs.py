@@ -5,9 +5,7 @@ ELF-64 as in the System V ABI, chapters 4 and 5: one header, one segment, no sec
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import struct
 import subprocess
 import sys
@@ -28,11 +26,10 @@ _folder: Path | None = None
 
 
 def folder() -> Path:
-    """A folder of this process's own, gone with it."""
+    """A folder of this process's own; its worker has it removed."""
     global _folder
     if _folder is None:
-        _folder = Path(tempfile.mkdtemp(prefix="hartwood-lab-"))
-        atexit.register(shutil.rmtree, _folder, ignore_errors=True)
+        _folder = Path(tempfile.mkdtemp())
     return _folder
 
 

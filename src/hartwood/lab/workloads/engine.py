@@ -1,4 +1,4 @@
-"""What the engine does to code before it runs: decode, lift, compile, load, link; assembly too.
+"""What the engine does to code before it runs: decode, lift, compile, load, link.
 
 Selector: `jit_bench`. What takes a whole process (a cold start) is not for the gate.
 """
@@ -65,28 +65,6 @@ def decode(rng: random.Random, state: str) -> tuple[Callable[[], int], int]:
         return sum(RISCV.decode(word) is not None for word in seen)
 
     return {"fresh": fresh, "remembered": remembered}[state], WORDS
-
-
-@workload(
-    "assembly/{way}", unit="instructions", component="decode", family=FAMILY,
-    group="assembly", bound=FASTEST, per_call=len(RISCV.assemble(text_of("float"), CODE)) // 4,
-    params=[{"way": "assemble"}, {"way": "disassemble"}],
-    gate=lambda way: way == "disassemble",
-    why="the assembler serves tests and benchmarks; nobody waits for it",
-)  # fmt: skip
-def assembly(rng: random.Random, way: str) -> tuple[Callable[[], object], object]:
-    """Text to code and back."""
-    text = text_of("float")
-    code = RISCV.assemble(text, CODE)
-    shown = RISCV.disassemble(code, CODE)
-    if way == "assemble":
-        return lambda: RISCV.assemble(text, CODE), code
-    return lambda: RISCV.disassemble(code, CODE), lambda answer: _reassembles(answer, shown, code)
-
-
-def _reassembles(answer: object, shown: str, code: bytes) -> None:
-    assert answer == shown
-    assert RISCV.assemble(shown, CODE) == code
 
 
 def _explorer(code: bytes) -> Explorer:

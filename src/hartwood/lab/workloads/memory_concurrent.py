@@ -21,15 +21,6 @@ READS, ADDITIONS = 1 << 21, 1 << 14
 NOISY = "threads beyond one depend on what else the machine runs: for the nightly"
 #: As for one load, on 64 processors.
 FASTEST = 5e-11 / 64
-_WALK = "; ".join(
-    [
-        "li a0, 0",
-        "lap: mv t1, a1; mv t0, a2",
-        "loop: addi t0, t0, -1",
-        *(f"ld t2, {8 * i}(t1); add a0, a0, t2" for i in range(8)),
-        "addi t1, t1, 64; bnez t0, loop; addi a3, a3, -1; bnez a3, lap; ebreak",
-    ]
-)
 _ADD = "li a0, 0; loop: amoadd.d a0, a4, (a1); addi a2, a2, -1; bnez a2, loop; ebreak"
 
 Registers = dict[int, int]
@@ -91,7 +82,7 @@ def concurrent_reads(rng: random.Random, threads: int) -> tuple[Callable[[], int
     size, laps = 4096, READS // threads // 512
     data = rng.randbytes(size * threads)
     area = guest().area(f"concurrent/read/{threads}", data)
-    pc, crew = guest().program(_WALK, 2), _crew(threads)
+    pc, crew = guest().program(access.WALK, 2), _crew(threads)
     jobs = [{11: area + size * i, 12: size // 64, 13: laps} for i in range(threads)]
     total = laps * sum(memoryview(data).cast("Q").tolist()) & U64
     return lambda: crew.run(pc, jobs), total

@@ -53,15 +53,6 @@ read_interpreted.counters(counters)
 
 
 IN_ORDER = 65536  # accesses of one call
-WALK = "; ".join(
-    [
-        "li a0, 0",
-        "lap: mv t1, a1; mv t0, a2",
-        "loop: addi t0, t0, -1",
-        *(f"ld t2, {8 * i}(t1); add a0, a0, t2" for i in range(8)),
-        "addi t1, t1, 64; bnez t0, loop; addi a3, a3, -1; bnez a3, lap; ebreak",
-    ]
-)
 
 
 @workload(
@@ -75,7 +66,9 @@ def in_order(rng: random.Random, count: int) -> tuple[Callable[[], int], int]:
     data = rng.randbytes(8 * count)
     area = guest().area(f"in-order/{count}", data)
     laps = IN_ORDER // count
-    return guest().runner(WALK, {11: area, 12: count // 8, 13: laps}), laps * _sum(data) & U64
+    return guest().runner(access.WALK, {11: area, 12: count // 8, 13: laps}), laps * _sum(
+        data
+    ) & U64
 
 
 def _sum(data: bytes) -> int:
@@ -93,7 +86,7 @@ def throughput(rng: random.Random) -> tuple[Callable[[], int], int]:
     """A mebibyte in translated 8-byte loads."""
     data = rng.randbytes(MIB)
     area = guest().area("throughput", data)
-    return guest().runner(WALK, {11: area, 12: MIB // 64, 13: 1}), _sum(data) & U64
+    return guest().runner(access.WALK, {11: area, 12: MIB // 64, 13: 1}), _sum(data) & U64
 
 
 throughput.counters(counters)
