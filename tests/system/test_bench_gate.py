@@ -323,7 +323,7 @@ def test_other_packages_mean_other_environments(gate, project: Project) -> None:
     (project.folder / "requirements.txt").write_text("# nothing but this\n")
     check = BENCH.replace("import time", "import sys, time\nassert 'lab' in sys.prefix, sys.prefix")
     project.commit("needs", bench_mine=check)
-    done, judgement = gate("work")
+    done, _ = gate("work")
     # The base has the old file, which asks for nothing; both have environments of their own.
     assert done.status == 0, done.err
 

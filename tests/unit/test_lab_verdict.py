@@ -1,4 +1,4 @@
-"""The gate's statistics on simulated trials: exactness, symmetry, error rates, power, hostile input.
+"""The gate's statistics on simulated trials: exactness, symmetry, errors, power, bad input.
 
 Nothing here reads a clock; every random number has a seed.
 """
