@@ -205,7 +205,6 @@ WITHOUT = BENCH.partition("done =")[0]
              "    raise __import__('hartwood.lab').lab.Skip('no')\n    return lambda: spend(slow")},
             ("work",), "only one revision can run it",
         ),
-        ({"slow": "COST = 10**9\n"}, ("work",), "too long for the gate"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_judged_is_never_green(files, words, reason, gate, project) -> None:
@@ -215,6 +214,15 @@ def test_what_cannot_be_judged_is_never_green(files, words, reason, gate, projec
     assert judgement.verdict == "inconclusive"
     assert reason in judgement.reason
     assert b"Traceback" not in done.err
+
+
+def test_what_is_too_long_for_lockstep_is_said_so(gate, project: Project) -> None:
+    project.commit("a second a call", slow="COST = 10**9\n")
+    project.git("branch", "-f", "main")
+    project.commit("nothing")
+    done, judgement = gate("work")
+    assert done.status == 2
+    assert "too long for the gate: mark it gate=False" in judgement.reason
 
 
 def test_a_benchmark_may_go_when_it_is_meant_to(gate, project: Project) -> None:

@@ -84,12 +84,12 @@ def test_reverted_is_the_head_with_some_files_of_the_base(tmp_path: Path) -> Non
     names = ["src/a.py", "src/b.py", "src/new.py", "src/old.py"]
     assert changed(base, head) == names
     sides = [Tree(each, "r", Path("python"), (each / "src",)) for each in (base, head)]
-    with reverted(sides[0], sides[1], ["src/a.py", "src/old.py", "src/new.py"]) as tree:
-        assert {path.name: path.read_text() for path in (tree.path / "src").iterdir()} == {
+    with reverted(sides[0], sides[1], ["src/a.py", "src/old.py", "src/new.py"]) as made:
+        assert {path.name: path.read_text() for path in (made.path / "src").iterdir()} == {
             "a.py": "1", "b.py": "2", "old.py": "1",
         }  # fmt: skip
-        assert tree.paths == (tree.path / "src",)
-    assert not tree.path.exists()
+        assert made.paths == (made.path / "src",)
+    assert not made.path.exists()
     assert (head / "src" / "a.py").read_text() == "2"
 
 
@@ -110,7 +110,7 @@ def test_one_gate_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_settings_are_checked() -> None:
     for wrong in ({"block": "some"}, {"budget": -1.0}, {"budget": math.nan}):
         with pytest.raises(LabError):
-            replace(Settings(), **wrong)  # type: ignore[arg-type]
+            replace(Settings(), **wrong)
 
 
 class Clock:
