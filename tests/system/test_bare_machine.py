@@ -336,6 +336,36 @@ def test_two_machines_in_one_process() -> None:
         machine.close()
 
 
+def test_a_saved_hart_goes_on_elsewhere() -> None:
+    def make() -> Machine:
+        machine = Machine("riscv64", deterministic=True)
+        machine.mem.map(RAM, SIZE)
+        load(machine, "loop: addi a0, a0, 3\ncsrrs a1, time, zero\nadd a2, a2, a1\nj loop")
+        return machine
+
+    first, second = make(), make()
+    first.mstatus, first.frm, first.fa0 = 1 << 13, 1, 1 << 62
+    first.run(instructions=1001)
+    saved = first.save()
+    for machine in (first, second):
+        machine.restore(saved)
+        machine.run(instructions=501)
+    assert first.save() == second.save() != saved
+    assert (second.frm, second.fa0, second.a0) == (1, 1 << 62, first.a0)
+    before = second.save()
+    for wrong in (
+        {"pc": -1}, {"pc": 1 << 64}, {"pc": "0"}, {"mode": 2}, {"x": [0] * 31}, {"x": [1] * 32},
+        {"f": 5}, {"fcsr": 256}, {"bogus": 1}, {"satp": [1, 2]}, {"mie": True}, {"clock": 0.5},
+    ):  # fmt: skip
+        with pytest.raises(ProcessorError, match=r"hart state"):
+            second.restore({**saved, **wrong})  # type: ignore[dict-item]
+    with pytest.raises(ProcessorError, match="mepc"):
+        second.restore({name: value for name, value in saved.items() if name != "mepc"})
+    assert second.save() == before
+    first.close()
+    second.close()
+
+
 def test_a_closed_machine_says_so() -> None:
     machine = Machine("riscv64")
     machine.mem.map(RAM, SIZE)
