@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import hartwood
+import hartwood.machine as machine_room
 from hartwood.errors import MappingError, MemoryFault
 from hartwood.isa.riscv import RISCV
 from hartwood.isa.riscv.system import SYSTEM
@@ -53,6 +54,11 @@ def test_a_machine_that_is_not_there() -> None:
         Machine("vax")
     with pytest.raises(MachineError, match="'warp'"):
         Machine("riscv64", mode="warp")
+
+
+def test_what_boards_stand_on_is_exported() -> None:
+    assert machine_room.Processor is Processor
+    assert machine_room.new_bus is new_bus
 
 
 def test_registers_by_name(cpu: Machine) -> None:
@@ -137,6 +143,8 @@ def test_devices_see_width_offset_and_value(cpu: Machine) -> None:
     cpu.run(instructions=6)
     assert cpu.a1 == (1 << 64) - 128
     assert (cpu.a2, cpu.a3, cpu.fa0) == (0xFF80, 0xFFFF_FFFF_FFFF_FF80, 0xFFFF_FFFF_FFFF_FF80)
+    assert 0 < cpu.device_seconds < 10 or cpu.mode == "reference"
+    assert cpu.stats()["device_seconds"] == cpu.device_seconds
     assert seen == [(1, 1), (2, 2), (8, 8), (4, 4, 0x1000_0000), (63, 1, 0x80), (8, 8)]
 
 

@@ -256,21 +256,27 @@ class Processor:
 
     # Devices: called by generated code, which cannot take an exception.
     def _io_read(self, at: int, size: int) -> int:
+        begin = time.perf_counter()
         try:
             return self.bus.load(at, size)
         except MemoryFault:
             self.state.io_fault = 1
         except BaseException as reason:
             self._fail(reason)
+        finally:
+            self.device_seconds += time.perf_counter() - begin
         return 0
 
     def _io_write(self, at: int, size: int, value: int) -> None:
+        begin = time.perf_counter()
         try:
             self.bus.store(at, size, value)
         except MemoryFault:
             self.state.io_fault = 1
         except BaseException as reason:
             self._fail(reason)
+        finally:
+            self.device_seconds += time.perf_counter() - begin
 
     def _fail(self, reason: BaseException) -> None:
         """A device raised an error of its own, or Ctrl-C came: `run` raises it."""
@@ -438,5 +444,7 @@ class Processor:
             "interpreted": self.instructions,
             "translated": 0,
             "tlb_misses": self.state.tlb_misses,
+            "tlb_flushes": self.state.tlb_flushes,
+            "device_seconds": self.device_seconds,
             "idle_seconds": self.idle_seconds,
         }
