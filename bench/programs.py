@@ -68,7 +68,7 @@ PROGRAMS = (
     Program("mandelbrot", "mandelbrot.c", 10_000, ("float",)),
     Program("lua", "work.lua", 190, ("real",)),
     Program("sqlite", "work.sql", 200_000, ("real",)),
-    Program("python", "work.py", 60, ("real",)),
+    Program("python", "work.py", 270, ("real",)),
 )
 REAL = {".lua": "lua5.4", ".sql": "sqlite3", ".py": "python3"}
 

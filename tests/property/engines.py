@@ -16,7 +16,7 @@ from hartwood.machine.hart import Machine, Stop
 from hartwood.mem.flat import FlatSpace
 from property.programs import LIMIT, PAGE, WRITE, Start
 
-ENGINES = ("reference", "interp", "jit")
+ENGINES = ("reference", "interp", "jit", "stitch")
 #: Exceptions after which a program is let go on; then the run is over.
 MOST_STOPS = 40
 #: More instructions than any program of ours has fuel for.
@@ -53,6 +53,8 @@ class Engines:
         self.space = FlatSpace()
         self.machine = Machine(self.space, mode)
         self.hart = self.machine.new_hart()
+        state = self.hart.state
+        self.unstitched = state.hot_threshold, type(state.hot)(*state.hot)
 
     def close(self) -> None:
         self.machine.close()
@@ -62,6 +64,8 @@ class Engines:
         """Bring memory and registers to the state before a run."""
         # Page by page: when all memory goes at once, the engine keeps what it made for later.
         self.machine.engine.code_changed(0, LIMIT - PAGE)
+        if self.machine.engine.stitches:
+            self.machine.engine.stitches.reset()
         self.space.reset()
         for area in start.areas:
             self.space.map(area.start, len(area.data), 3)
@@ -81,6 +85,16 @@ class Engines:
         hart.instructions = 0
         hart.state.translated = 0
 
+    def use(self, engine: str) -> None:
+        """Let the hart run on one of `ENGINES`; for "stitch", all is stitched that control
+        enters."""
+        self.machine.mode = engine
+        state = self.hart.state
+        if engine == "stitch":
+            self.machine.engine.stitch(state, 1)
+        else:
+            state.stitch, state.hot_threshold, state.hot = 0, *self.unstitched
+
     def run(
         self,
         start: Start,
@@ -90,10 +104,10 @@ class Engines:
         level: int = 2,
         budget: Callable[[], int] | None = None,
     ) -> Outcome:
-        """Load and run; with "jit", code at `entries` (all of them, by default) is translated. With
-        "auto" it is up to the machine."""
+        """Load and run; with "stitch", what control enters is stitched; with "jit", code at
+        `entries` (all of them, by default) is translated. With "auto" it is up to the machine."""
         self.load(start)
-        self.machine.mode = engine
+        self.use(engine)
         if engine == "jit":
             self.machine.engine.translate(list(entries) or start.entries, level)
         moments = []

@@ -15,6 +15,8 @@ import llvmlite.binding as llvm
 from hartwood.bits.ssa import Text
 from hartwood.bits.ssa_float import KIND
 from hartwood.bits.ssa_float_x86 import X86Float, fflags_of, mxcsr_of, outlined_functions
+from hartwood.jit.arena import CodeArena
+from hartwood.jit.image import flatten
 from property.float_cases import Operation
 
 #: Operands a, b, c; result; MXCSR on the way in and out; the host's own; the hart's slot and frm.
@@ -122,16 +124,18 @@ class Compiled:
         builder = llvm.create_pass_builder(self.machine, options)
         builder.getModulePassManager().run(module, builder)
         self.assembly = self.machine.emit_assembly(module)
-        self._engine = llvm.create_mcjit_compiler(module, self.machine)
-        self._engine.finalize_object()
+        # One image, as always: LLVM's own loader spreads sections over the address space, and where
+        # that is full of reservations they end up too far apart for the small code model.
+        image = flatten(bytes(self.machine.emit_object(module)))
+        self._arena = CodeArena(-(-len(image.code) // 4096) * 4096 + 4096)
+        self._at = self._arena.install(image)
+        self._entries = image.entries
 
     def function(self, name: str) -> Callable[[int], None]:
-        address = self._engine.get_function_address(name)
-        assert address, name
-        code = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+        code = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._at + self._entries[name])
 
         def run(frame: int) -> None:
-            assert self._engine is not None  # lives as long as its functions
+            assert self._arena is not None  # lives as long as its functions
             code(frame)
 
         return run

@@ -49,7 +49,7 @@ def bare(engines: Engines, text: str, engine: str) -> Callable[[int], int]:
     area = Area(CODE, code.ljust(PAGE, b"\0"), READ | EXEC)
     start = Start(CODE, 0, CODE, [0] * 32, [0] * 32, 0, [area], [CODE])
     engines.load(start)
-    engines.machine.mode = engine
+    engines.use(engine)
     if engine == "jit":
         engines.machine.engine.translate([CODE])
 

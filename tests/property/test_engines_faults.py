@@ -63,7 +63,7 @@ def start_of(text: str, *, pc: int = CODE, areas: Sequence[Area] = ()) -> Start:
 def first_stop(engines: Engines, start: Start, engine: str, level: int = 2) -> Outcome:
     """The first exception, and memory at that time."""
     engines.load(start)
-    engines.machine.mode = engine
+    engines.use(engine)
     if engine == "jit":
         engines.machine.engine.translate(start.entries, level)
     stop = engines.hart.run()
@@ -344,7 +344,7 @@ def test_a_fault_can_be_mended_and_the_access_done_again(engines: Engines, engin
     """
     start = start_of(text)
     engines.load(start)
-    engines.machine.mode = engine
+    engines.use(engine)
     if engine == "jit":
         engines.machine.engine.translate([CODE])
     stop = engines.hart.run()

@@ -55,7 +55,7 @@ def run(engines: Engines, case: Golden, engine: str) -> str:
     hart.state.reserved_address = (1 << 64) - 1
     # The rows' own time.
     hart.reference()._hart._counters = {"cycle": 11, "time": 22, "instret": 33}.__getitem__
-    engines.machine.mode = engine
+    engines.use(engine)
     if engine == "jit":
         engines.machine.engine.translate([before.pc])
     inside = range(before.pc, before.pc + len(case.code))

@@ -73,6 +73,7 @@ def check(engines: Engines, pieces: Sequence[Piece], seed: int, *, shrink: bool 
         reference = engines.run(start, "reference")
         natives = [
             engines.run(start, "interp"),
+            engines.run(start, "stitch"),
             engines.run(start, "jit", entries=entries, level=level),
         ]
         return start, reference, natives

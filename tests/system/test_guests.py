@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hartwood.guests import GuestError, catalog, fetch
+from hartwood.guests import GUESTS, GuestError, catalog, fetch
+from hartwood.guests.bootable import MARKER
 from hartwood.guests.packages import KEYRING, Apt
 from system.running import run
 
@@ -90,3 +91,26 @@ def test_the_sysroot_runs_under_the_oracle(oracle: Oracle) -> None:
             [qemu, "-L", root, path, "--version"], capture_output=True, check=False, timeout=60
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_another_machine_boots_the_kernel_and_runs_what_it_is_told(
+    guest: Callable[[str], Path], oracle: Callable[[str], str]
+) -> None:
+    """That the guest itself is sound: kernel, initramfs, init."""
+    folder = guest("debian-riscv64")
+    kernel, initrd = GUESTS["debian-riscv64"].paths(folder)
+    command = [
+        oracle("qemu-system-riscv64"), "-M", "virt", "-m", "256", "-nographic", "-no-reboot",
+        "-kernel", str(kernel), "-initrd", str(initrd),
+        "-append", "quiet console=ttyS0 -- uname -m && false",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, timeout=170, check=False
+    )
+    lines = done.stdout.decode(errors="replace").replace("\r", "").splitlines()
+    assert [line for line in lines if line.startswith(("hartwood", "riscv64"))] == [
+        MARKER,
+        "riscv64",
+        "hartwood: status 1",
+    ]
+    assert done.returncode == 0

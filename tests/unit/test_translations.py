@@ -45,7 +45,11 @@ class Worker:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
-        self.replies: list[tuple[str, int, bytes, float]] = []
+        self.replies: list[tuple[Any, ...]] = []
+        self.banks: list[str] = []
+
+    def ask_bank(self, name: str) -> None:
+        self.banks.append(name)
 
     def request(self, number: int, entries: list[int], parts, level: int, key: str, *_) -> None:
         self.requests.append(Request(number, list(entries), parts, level, key))
@@ -378,6 +382,74 @@ def test_a_full_arena_is_reported_and_a_reset_begins_anew(bench: Bench) -> None:
     bench.known.hot(CODE)
     assert bench.asked[1:] == [[NEXT], [CODE]]
     assert list(bench.shadow.links) == [NEXT]
+
+
+# Stencils.
+class Learner:
+    """A bench whose engine can learn to stitch."""
+
+    def __init__(self) -> None:
+        self.bench = Bench()
+        self.learnt: list[Image] = []
+        bench: Any = self.bench
+        around = bench.space, bench.arena, bench.shadow, bench.store, bench.worker
+        self.asked = self.bench.worker.banks
+        self.known = Translations(*around, bench.activate, lambda: True, self.learnt.append)
+
+
+def test_a_small_program_is_compiled_and_asks_for_no_stencils() -> None:
+    learner = Learner()
+    for _ in range(translations.WORTH):
+        assert not learner.bench.worker.requests
+        learner.known.hot(CODE)
+    assert [r.entries for r in learner.bench.worker.requests] == [[CODE]]
+    assert learner.asked == []
+
+
+def test_a_large_program_asks_for_stencils_once_and_learns_them() -> None:
+    learner = Learner()
+    for number in range(translations.LARGE + 10):
+        learner.known.hot(CODE + 8 * number)
+    assert learner.asked == ["stencils"]
+    assert learner.known.busy
+    learner.bench.worker.replies.append(("bank", "stencils", Image(b"x", {}).dump()))
+    learner.known.pump()
+    assert len(learner.learnt) == 1
+    assert learner.known.can_stitch
+    learner.known.hot(CODE)
+    assert learner.asked == ["stencils"]
+
+
+def test_stencils_of_an_earlier_run_are_there_from_the_first_hot_address() -> None:
+    learner = Learner()
+    learner.bench.store.files["bank-stencils"] = [Image(b"x", {}).dump()]
+    learner.known.hot(CODE)
+    assert learner.known.can_stitch
+    assert learner.asked == []
+
+
+def test_damaged_stencils_are_discarded() -> None:
+    learner = Learner()
+    learner.bench.store.files["bank-stencils"] = [Image(b"x", {}).dump()[:-1]]
+    learner.known.hot(CODE)
+    assert not learner.known.can_stitch
+    assert learner.bench.store.files == {}
+
+
+def test_stitched_code_where_slices_end_is_compiled(bench: Bench) -> None:
+    """Units are small: neighbours count together, and the one that most slices ended in is asked
+    for."""
+    near = [CODE, CODE + 8, CODE + 8]
+    for number in range(SAMPLES[0] - 1):
+        bench.known.sample(near[number % 3])
+    bench.known.pump()
+    assert bench.asked == []
+    bench.known.sample(CODE + 8)
+    bench.known.pump()
+    assert bench.asked == [[CODE + 8]]
+    for _ in range(SAMPLES[0]):
+        bench.known.sample(NEXT)  # somewhere else
+    assert bench.known._is_wanted(NEXT)
 
 
 # Forgetting.

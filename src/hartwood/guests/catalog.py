@@ -14,6 +14,7 @@ from pathlib import Path
 from hartwood.errors import Error
 
 SUITE = "trixie"  # the first Debian release with a riscv64 port
+KERNEL, INITRD = "Image", "initrd"  # what a bootable guest consists of
 LAYOUT = 1  # raise it when unpacking changes, so that old caches are made again
 STAMP = ".hartwood-guest.json"
 
@@ -26,19 +27,35 @@ class Guest:
     """A named set of Debian packages unpacked into one directory.
 
     `packages` are asked for by name; with `dependencies` apt adds what they depend on. `path` is
-    the file, relative to the directory, that a person wants ("." for the directory itself).
+    the file, relative to the directory, that a person wants ("." for the directory itself). With
+    `bootable` the directory gets a kernel and an initramfs instead (see `bootable`).
     """
 
     def __init__(
-        self, name: str, summary: str, packages: str, *, path: str = ".", dependencies: bool = True
+        self,
+        name: str,
+        summary: str,
+        packages: str,
+        *,
+        path: str = ".",
+        dependencies: bool = True,
+        bootable: bool = False,
     ) -> None:
         self.name = name
         self.summary = summary
         self.packages = tuple(packages.split())
         self.path = path
         self.dependencies = dependencies
-        self.architecture = name.partition("-")[0]
+        self.bootable = bootable
+        self.architecture = next(part for part in name.split("-") if part in _ARCHITECTURES)
 
+
+    def paths(self, path: Path) -> list[Path]:
+        """What to tell a person who fetched it to `path`: itself, or kernel and initramfs."""
+        return [path / KERNEL, path / INITRD] if self.bootable else [path]
+
+
+_ARCHITECTURES = ("riscv64", "amd64")
 
 GUESTS = {
     guest.name: guest
@@ -55,6 +72,12 @@ GUESTS = {
             "a directory for --root: bash, coreutils, lua5.4, sqlite3, perl, python3",
             "busybox-static bash coreutils diffutils findutils gawk grep gzip libc6 libgcc-s1 "
             "libstdc++6 lua5.4 perl python3 sed sqlite3",
+        ),
+        Guest(
+            "debian-riscv64",
+            "a directory to boot from: Debian's kernel (Image) and busybox in an initrd",
+            "linux-image-riscv64 busybox-static",
+            bootable=True,
         ),
         Guest(
             "amd64-baseline",
@@ -109,11 +132,18 @@ def _make(directory: Path, guest: Guest, say: Callable[[str], None]) -> None:
         apt = Apt.of_machine(Path(work) / "apt", suite=SUITE, architecture=guest.architecture)
         say(f"reading Debian's {SUITE} package index")
         apt.update()
-        say(f"fetching the packages of {guest.name}")
-        archives = apt.download(guest.packages, dependencies=guest.dependencies)
         tree = Path(work) / "tree"
-        say(f"unpacking {len(archives)} packages")
-        unpack(archives, tree)
+        if guest.bootable:
+            from hartwood.guests import bootable
+
+            tree.mkdir()
+            bootable.make(apt, tree, say)
+        else:
+            say(f"fetching the packages of {guest.name}")
+            archives = apt.download(guest.packages, dependencies=guest.dependencies)
+            say(f"unpacking {len(archives)} packages")
+            unpack(archives, tree)
+        archives = sorted((Path(work) / "apt" / "cache" / "archives").glob("*.deb"))
         stamp = {**_recipe(guest), "archives": [archive.name for archive in archives]}
         (tree / STAMP).write_text(json.dumps(stamp, indent=1))
         tree.chmod(0o755)

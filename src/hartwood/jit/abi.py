@@ -79,6 +79,8 @@ FIELDS: tuple[tuple[str, int, int], ...] = (
     ("scratch", 8, 2),
     ("step_record", 8, 8),  # one decoded instruction and the records that follow it
     ("hot", 4, HOT_SLOTS),
+    ("stitch", 8, 1),  # the native stitcher and its context; zero: leave with HOT instead
+    ("stitch_context", 8, 1),
 )
 
 

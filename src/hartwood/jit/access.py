@@ -26,18 +26,36 @@ def load_pointer(text: Text, address: str, fault: str) -> str:
     return text.value(f"inttoptr i64 {value} to ptr")
 
 
+class Access:
+    """One load of `FlatMemory`: what writes its line."""
+
+    #: Lines that follow before the result can be used: the label it continues at.
+    after = 1
+
+    def __init__(self, where: str, done: str, slow: str) -> None:
+        self._where, self._done, self._slow = where, done, slow
+
+    def load(self, size: int, *, signed: bool = False, width: int = 0) -> str:
+        """The right-hand side of an integer load (see `host_x86.load`)."""
+        return host.load(size, self._where, self._done, self._slow, signed=signed, width=width)
+
+    def load_double(self) -> str:
+        """The right-hand side of a load to a floating-point register."""
+        return host.load_double(self._where, self._done, self._slow, avx=True)
+
+
 class Loaded(Val):
     """What a guest load gives. Its line is written when the first use tells which form it should
     have: extended with or without sign, or straight into a floating-point register.
     """
 
-    __slots__ = ("_done", "_line", "_slow", "_where", "_wide")
+    __slots__ = ("_access", "_line", "_wide")
 
-    def __init__(self, text: Text, size: int, where: str, done: str, slow: str) -> None:
+    def __init__(self, text: Text, size: int, access: Access) -> None:
         super().__init__(text, 8 * size)
         self._line: int | None = len(text.lines)
         self._wide: Val | None = None
-        self._where, self._done, self._slow = where, done, slow
+        self._access = access
         text.emit("")
         text.pending.append(self.settle)
 
@@ -52,14 +70,13 @@ class Loaded(Val):
         """Nobody asked for another form: load an integer, zero-extended."""
         if self._line is None:
             return
-        size, label = self.width // 8, self._line + 1
-        call = host.load(size, self._where, self._done, self._slow)
-        value = self._write(call)
+        size, last = self.width // 8, self._line + self._access.after
+        value = self._write(self._access.load(size))
         self._name = value
         if size < 4:  # the load gave 32 bits
             self._name = self.text.fresh()
             line = f"  {self._name} = trunc i32 {value} to i{self.width}"
-            self.text.lines[label] += "\n" + line
+            self.text.lines[last] += "\n" + line
 
     @property
     def is_float(self) -> bool:
@@ -76,15 +93,13 @@ class Loaded(Val):
     @property
     def float_name(self) -> str:
         if self._line is not None and self.width == 64:
-            self.fp = self._write(host.load_double(self._where, self._done, self._slow, avx=True))
+            self.fp = self._write(self._access.load_double())
         else:
             self.settle()
         return super().float_name
 
     def _extended(self, signed: bool) -> Val:
-        call = host.load(
-            self.width // 8, self._where, self._done, self._slow, signed=signed, width=64
-        )
+        call = self._access.load(self.width // 8, signed=signed, width=64)
         self._wide = Val(self.text, 64, self._write(call))
         return self._wide
 
@@ -136,7 +151,7 @@ class FlatMemory:
         text, slow = self._text, self._slow(address, False)
         where = self._pointer(address, slow)
         done = text.fresh_label("ok")
-        loaded = Loaded(text, size, where, done, slow)
+        loaded = Loaded(text, size, Access(where, done, slow))
         text.label(done)
         return loaded
 

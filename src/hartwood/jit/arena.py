@@ -117,6 +117,23 @@ class CodeArena:
             self._next, self._top = at + size, end
         return at
 
+    def claim(self, size: int, faults: int) -> tuple[int, int]:
+        """Take `size` bytes, writable and executable, for code that is made in place, whose faults
+        somebody keeps in a table at `faults`; gives their address and that of the native count of
+        faults. Raises `ArenaFull` or `ArenaError`."""
+        with self.lock:
+            at = self._top
+            if at + size > self.base + self.size or self._count == self._most:
+                raise ArenaFull(f"no room for {size >> 10} KiB of code in {self.size >> 20} MiB")
+            try:
+                hostmem.mprotect(at, size, PROT_READ | PROT_WRITE | PROT_EXEC)
+            except MappingError as reason:
+                raise ArenaError(f"no memory for {size >> 10} KiB of code: {reason}") from None
+            count = self.table + ENTRIES_AT + ENTRY * self._count + ENTRY_FAULT_COUNT
+            self._publish(at, at + size, faults, 0)
+            self._next = self._top = at + size
+        return at, count
+
     def _publish(self, start: int, end: int, faults: int, count: int) -> None:
         """Append to the native table: the entry first, the count after it. The handler may run
         at any point between these stores; x86 keeps them in order (SDM 3, 9.2.2)."""

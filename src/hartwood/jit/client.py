@@ -133,6 +133,10 @@ class Client:
                 self._kept.append(reply)
         raise WorkerError(_GONE)
 
+    def ask_bank(self, name: str) -> None:
+        """Ask for a bank; `poll` gives it when it is there: ("bank", name, image)."""
+        self._send(("bank", name))
+
     def request(
         self,
         number: int,

@@ -20,11 +20,16 @@ _METADATA = """
 !1 = !{!"branch_weights", i32 1, i32 2000}
 !2 = !{!"rsp"}
 !3 = !{}
+!4 = !{i64 -2147483648, i64 2147483648}
+"""
+_ATTRIBUTES = """
+attributes #0 = { nounwind strictfp }
+attributes #1 = { nounwind strictfp optsize }
 """
 _INTRINSIC = re.compile(r"call (\S+) @(llvm\.[\w.]+)\(([^)]*)\)")
 
 _ready = False
-_machines: dict[int, llvm.TargetMachine] = {}
+_machines: dict[tuple[int, str], llvm.TargetMachine] = {}
 
 
 def _initialise() -> None:
@@ -43,18 +48,18 @@ def host_cpu() -> str:
     return f"{llvm.get_host_cpu_name()}:{llvm.get_host_cpu_features().flatten()}"
 
 
-def _machine(level: int) -> llvm.TargetMachine:
-    if level not in _machines:
+def _machine(level: int, reloc: str = "pic") -> llvm.TargetMachine:
+    if (level, reloc) not in _machines:
         _initialise()
         target = llvm.Target.from_default_triple()
-        _machines[level] = target.create_target_machine(
+        _machines[level, reloc] = target.create_target_machine(
             cpu=llvm.get_host_cpu_name(),
             features=llvm.get_host_cpu_features().flatten(),
             opt=level,
-            reloc="pic",
+            reloc=reloc,
             codemodel="small",
         )
-    return _machines[level]
+    return _machines[level, reloc]
 
 
 def _declarations(text: str) -> str:
@@ -68,11 +73,11 @@ def _declarations(text: str) -> str:
 
 
 def module_text(functions: Iterable[str]) -> str:
-    """A whole module from function definitions; `#0` is their attribute group."""
+    """A whole module from function definitions; `#0` is their attribute group, `#1` that of
+    stencils, which makes a conditional jump of a conditional tail call."""
     body = "\n\n".join(functions)
     body += "\n" + "\n".join(outlined_functions(body))
-    attributes = "attributes #0 = { nounwind strictfp }"
-    return f"{body}\n\n{_declarations(body)}\n{attributes}\n{_METADATA}"
+    return f"{body}\n\n{_declarations(body)}\n{_ATTRIBUTES}\n{_METADATA}"
 
 
 #: Passes that pay, by measurement (docs/design.md): the back end takes four fifths of the time,
@@ -80,9 +85,10 @@ def module_text(functions: Iterable[str]) -> str:
 _PASSES = ("sroa", "instruction_combine", "simplify_cfg")
 
 
-def compile_object(text: str, level: int = 2) -> bytes:
-    """An ELF object from module text. `level` 0 to 3 is LLVM's; 0 optimises nothing."""
-    machine = _machine(level)
+def compile_object(text: str, level: int = 2, reloc: str = "pic") -> bytes:
+    """An ELF object from module text. `level` 0 to 3 is LLVM's; 0 optimises nothing. `reloc` is
+    "pic", or "static" for stencils, whose holes are absolute."""
+    machine = _machine(level, reloc)
     module = llvm.parse_assembly(text)
     options = llvm.create_pipeline_tuning_options(speed_level=level)
     builder = llvm.create_pass_builder(machine, options)

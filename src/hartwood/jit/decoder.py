@@ -53,7 +53,7 @@ class _Decoder:
         for (length, _), (label, layout, uses) in list(self._formats.items()):
             self._format(label, length, layout, uses)
         body = text.body()
-        return f"define internal i32 @decode_word(i32 %word, ptr %rec) #0 {{\nentry:\n{body}\n}}"
+        return f"define i32 @decode_word(i32 %word, ptr %rec) #0 {{\nentry:\n{body}\n}}"
 
     def _variants(self, encoding: Encoding) -> list[tuple[int, dict[str, int]]]:
         """The handler of each variant of an encoding, with the variant fields' values."""

@@ -15,12 +15,13 @@ from _thread import get_ident, get_native_id
 
 from hartwood.errors import Error, ImageError
 from hartwood.jit import abi
-from hartwood.jit.arena import CodeArena
+from hartwood.jit.arena import CodeArena, reserve
 from hartwood.jit.client import Client, WorkerError
 from hartwood.jit.host_x86 import use_guest_memory
 from hartwood.jit.image import Image
 from hartwood.jit.shadow import PAGE, Shadow
 from hartwood.jit.signals import HostSignals
+from hartwood.jit.stitch import AREA, BANK, FAULTS, Stitches
 from hartwood.jit.store import Store, page_key
 from hartwood.jit.translations import Translations
 from hartwood.mem import hostmem
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
 BANKS = ("base", "float", "rounded", "extra")
 #: Instructions between two looks at the rest of the world: some milliseconds.
 SLICE = 4_000_000
-#: Transfers to an address that make it hot. A region costs some milliseconds to translate, which
-#: is as long as interpreting it this often takes.
-HOT = 60_000
+#: Transfers to an address that make it hot; `translations.WORTH` times that is worth a compiler.
+HOT = 1_500
+#: Transfers that make an address worth stitching, once there are stencils.
+STITCH = 50
 #: Host stack that guest calls may take five eighths of, where there is no limit.
 _LARGE = 8 << 20
 _SIGSEGV, _STORE_FAULT = 11, 15
@@ -76,11 +78,23 @@ class Engine:
         self.signals.attach(image, base)
         self.signals.take_faults()
         entries = image.entries
-        self.shadow = Shadow(
-            *(base + entries[name] for name in ("decode", "no_region", "enter_region", "refetch"))
-        )
+        self._entries = {name: base + at for name, at in entries.items()}
+        names = ("decode", "no_region", "enter_region", "refetch", "no_region_stitched")
+        self.shadow = Shadow(*(self._entries[name] for name in names))
+        #: Stitched code: where it will be, and what makes it once there are stencils.
+        self.stitches: Stitches | None = None
+        self._faults = reserve(FAULTS)
+        self._area = self.arena.claim(AREA, self._faults)
+        self.arena.keep()
         self.translations = Translations(
-            space, self.arena, self.shadow, self.store, self.client, self.activate, self.is_alone
+            space,
+            self.arena,
+            self.shadow,
+            self.store,
+            self.client,
+            self.activate,
+            self.is_alone,
+            self._learn if mode == "auto" else None,
         )
         prototype = ctypes.CFUNCTYPE(None, ctypes.c_uint64)
         self._run: Callable[[int], None] = prototype(base + entries["run"])
@@ -131,6 +145,21 @@ class Engine:
         state.hot = self._cool
         return state
 
+    def _learn(self, image: Image) -> None:
+        """Stencils have come."""
+        self.stitches = Stitches(image, self._area, self._faults, self._entries)
+
+    def stitch(self, state: abi.State, threshold: int = STITCH) -> None:
+        """Let a hart stitch what control enters `threshold` times, from now on; waits for the
+        stencils where they are not there yet. Raises `WorkerError`."""
+        if self.stitches is None:
+            with self.lock:
+                self._learn(self._bank_image(BANK))
+        assert self.stitches is not None
+        state.stitch_context, state.stitch = self.stitches.at, self.stitches.function
+        state.hot_threshold = threshold
+        state.hot = (ctypes.c_uint32 * abi.HOT_SLOTS)(*[threshold] * abi.HOT_SLOTS)
+
     def enter_thread(self, state: abi.State) -> None:
         """Prepare the calling thread for running `state`."""
         use_guest_memory(self.space.base)
@@ -154,6 +183,8 @@ class Engine:
     def run(self, state: abi.State, budget: int = SLICE) -> int:
         """Run until something concerns the rest of the machine; gives the reason (see `abi`)."""
         address = ctypes.addressof(state)
+        if self.stitches is not None and not state.stitch and self.mode == "auto":
+            self.stitch(state)
         state.budget = budget
         go_on = self._run
         while True:
@@ -208,9 +239,11 @@ class Engine:
 
     def _hot(self, state: abi.State) -> None:
         pc = state.tval
-        state.hot[(pc >> 1) & (abi.HOT_SLOTS - 1)] = state.hot_threshold
         with self.lock:
             self._translate(self.translations.hot, pc)
+        state.hot[(pc >> 1) & (abi.HOT_SLOTS - 1)] = state.hot_threshold
+        if self.stitches is not None:
+            self.stitch(state)
 
     def _look_around(self, state: abi.State, reason: int) -> None:
         """Between slices and at system calls: what has the worker done, where is time spent?"""
@@ -219,10 +252,31 @@ class Engine:
                 self._translate(self.translations.sample, state.pc)
             if self.translations.busy:
                 self._translate(self.translations.pump)
-            if self.translations.full and self.is_alone():
+            full = self.stitches is not None and self.stitches.full
+            if (self.translations.full or full) and self.is_alone():
                 # Nobody is inside generated code: a guest that keeps making code starts over.
                 self.translations.reset()
                 self.arena.reset()
+                self._forget_stitches()
+
+    def _forget_stitches(self) -> None:
+        """Discard every record, and with them what leads to stitched code."""
+        if self.stitches is not None:
+            self._forget_records(list(self.shadow.active))
+            self.stitches.reset()
+
+    def _forget_records(self, pages: list[int]) -> None:
+        """Discard what was decoded or stitched on pages that stay active."""
+        self._discard(pages, self.shadow.forget)
+
+    def _discard(self, pages: list[int], how: Callable[[int], None]) -> None:
+        """Discard records of pages, page by page; nothing is stitched meanwhile."""
+        if self.stitches is not None:
+            self.stitches.begin_change()
+        for page in pages:
+            how(page)
+        if self.stitches is not None:
+            self.stitches.end_change()
 
     def _translate(self, what: Callable[..., None], *arguments: int) -> None:
         """Do something that may need the worker. Without one the interpreter goes on alone."""
@@ -254,7 +308,7 @@ class Engine:
                 if self.translations.is_intact(page):
                     return True
                 self.translations.forget(page)
-                self.shadow.forget(page)
+                self._forget_records([page])
             else:
                 self.translations.forget(page)
                 self.shadow.activate(page, key, alone=self.is_alone())
@@ -268,9 +322,11 @@ class Engine:
             if start == 0 and end >= abi.LIMIT and self.is_alone():
                 self.shadow.suspend()  # most likely the next program has much the same code
                 return
-            for page in self.shadow.pages(start, end):
-                self.shadow.deactivate(page, alone=self.is_alone())
-                self.translations.forget(page)
+            self._discard(self.shadow.pages(start, end), self._deactivate)
+
+    def _deactivate(self, page: int) -> None:
+        self.shadow.deactivate(page, alone=self.is_alone())
+        self.translations.forget(page)
 
     def fence_code(self) -> None:
         """Look for code that was written through another mapping of the same memory: `fence.i`.
@@ -300,6 +356,8 @@ class Engine:
         """The worker is the parent's; the code and the shadows are this process's own copies."""
         self.arena.lock.release()
         self.signals.after_fork_in_child()
+        if self.stitches is not None:
+            self.stitches.after_fork_in_child()
         self.client.drop()
         self.translations.drop_requests()
         self._threads &= {get_ident()}
@@ -309,6 +367,7 @@ class Engine:
         """Counters under the names of `--stats`."""
         return {
             "regions": self.translations.installed,
+            "units": self.stitches.units if self.stitches else 0,
             "compile_seconds": self.client.compile_seconds,
             "cache_hits": self.store.hits,
             "cache_misses": self.store.misses,

@@ -240,12 +240,47 @@ def _enter_region() -> str:
     return _handler("enter_region", text)
 
 
-def _no_region() -> str:
+def _no_region(name: str) -> str:
     """What an entry slot points to while there is no translation: give the words back."""
     text = Text()
     region_return(text, ["%pc", "%budget", *(f"%p{i}" for i in range(len(abi.PINNED)))])
-    head = f"define {REGION_CC} {REGION_RESULT} @no_region({REGION_PARAMETERS}) #0"
+    head = f"define {REGION_CC} {REGION_RESULT} @{name}({REGION_PARAMETERS}) #0"
     return f"{head} {{\nentry:\n{text.body()}\n}}"
+
+
+def _hot() -> str:
+    """A transfer to an address that is hot: stitch what is there, or let Python know."""
+    text = Text()
+    where = text.value(f"inttoptr i64 {_state_load(text, 'stitch')} to ptr")
+    none = text.value(f"icmp eq ptr {where}, null")
+    text.emit(f"br i1 {none}, label %tell, label %try")
+    text.label("tell")
+    _emit(text, leave(text, abi.HOT, "0", "%pc", "%pc", "%budget"))
+    text.label("try")
+    context = text.value(f"inttoptr i64 {_state_load(text, 'stitch_context')} to ptr")
+    text.value(f"call i64 {where}(ptr %s, ptr {context}, i64 %pc)")
+    half = text.value("lshr i64 %pc, 1")
+    index = text.value(f"and i64 {half}, {abi.HOT_SLOTS - 1}")
+    counter = text.value(f"getelementptr i32, ptr {text.value(field('hot'))}, i64 {index}")
+    threshold = text.value(f"trunc i64 {_state_load(text, 'hot_threshold')} to i32")
+    text.emit(f"store i32 {threshold}, ptr {counter}")
+    offset = text.value("shl i64 %pc, 3")
+    address = text.value(f"add i64 {offset}, {abi.SHADOW}")
+    dispatch(text, "%pc", text.value(f"inttoptr i64 {address} to ptr"), "%budget")
+    return _handler("hot", text)
+
+
+def _unit_exits() -> list[str]:
+    """Ways out of a stitched unit (see `stencil`): to wherever control goes, after an instruction
+    that had to be interpreted or without; out of budget; to a page that is not there."""
+    away = Text()
+    transfer(away, "%pc", "%budget")
+    exits = [_handler("unit_exit", away), _once("unit_once", "unit_exit", checked=True)]
+    for name in ("over", "fetch"):
+        text = Text()
+        _emit(text, handler_tail(f"@{name}", "%pc", "%rec", "%budget"))
+        exits.append(_handler(f"unit_{name}", text))
+    return exits
 
 
 def _illegal() -> str:
@@ -272,7 +307,7 @@ def _outer(name: str, first: str) -> str:
 
 def shared_text() -> list[str]:
     """What the handlers of every bank leave through."""
-    texts = (_leave(), _simple("fetch", abi.FETCH), _over())
+    texts = (_leave(), _simple("fetch", abi.FETCH), _over(), _hot())
     return [text.replace("define ", "define internal ", 1) for text in texts]
 
 
@@ -287,8 +322,10 @@ def entry_text() -> list[str]:
         _once("once_again", "stepped", checked=False),
         _resync(),
         _enter_region(),
-        _no_region(),
+        _no_region("no_region"),
+        _no_region("no_region_stitched"),  # tells that the instruction ran, in a unit
         _illegal(),
+        *_unit_exits(),
         _outer("run", "resync"),
         _outer("step", "once_only"),
         _outer("again", "once_again"),

@@ -37,6 +37,13 @@ _EFFECTS = "nounwind memory(inaccessiblemem: readwrite)"
 #: Name and flags of the section of fault entries, as the assembler wants them.
 _SECTION = ".hwfault,\\22a\\22"
 
+_JMP = 0xE9  # with a 32-bit displacement (SDM 2, JMP)
+
+# In a stencil (see `stencil`) nothing but the state and the budget is alive where it leaves early,
+# and both are where the handlers' calling convention has them.
+_STENCIL_SECTION = ".hwstencil,\\22a\\22"
+_HELD, _HELD_ARGUMENTS = ",{r12},{r15}", ", ptr %s, i64 %budget"
+
 
 def _access(
     result: str,
@@ -47,11 +54,18 @@ def _access(
     targets: tuple[str, str],
 ) -> str:
     """A `callbr`. Lines that start with a local label `N:!` may fault; `label` is the operand
-    number of the fault target."""
+    number of the fault target. Without targets it is a stencil's `call`."""
     faults = [line[0] for line in lines if line[1:3] == ":!"]
-    entries = ", ".join(f"{n}b - ., ${{{label}:l}} - ." for n in faults)
     body = "\\0A ".join(line.replace(":!", ":") for line in lines)
     done, fault = targets
+    if not done:
+        entries = ", ".join(f"{n}b - ." for n in faults)
+        return (
+            f'call {result} asm sideeffect "{body}\\0A .pushsection {_STENCIL_SECTION}\\0A '
+            f'.long {entries}\\0A .popsection", "{constraints.replace(",!i", _HELD)}"'
+            f"({arguments}{_HELD_ARGUMENTS}) {_EFFECTS}"
+        )
+    entries = ", ".join(f"{n}b - ., ${{{label}:l}} - ." for n in faults)
     return (
         f'callbr {result} asm sideeffect "{body}\\0A .pushsection {_SECTION}\\0A '
         f'.long {entries}\\0A .popsection", "{constraints}"({arguments}) {_EFFECTS} '
@@ -84,7 +98,8 @@ def load(
 
     The result has `width` bits (32 or 64; by default 32, or 64 for eight bytes), zero-extended
     or, with `signed`, sign-extended by the load itself. `pointer` is a `ptr` operand: an offset
-    into guest memory with `guest`, else a host address.
+    into guest memory with `guest`, else a host address. With "" for both blocks it is a stencil's,
+    and so for the other accesses.
     """
     width = width or (64 if size == 8 else 32)
     if width not in (32, 64) or size * 8 > width:
@@ -195,6 +210,75 @@ def compare_exchange(
     arguments = f"ptr elementtype({kind}) {pointer}, {kind} {value}, {kind} {expected}"
     constraints = "={ax},=*m,r,0,!i,~{flags}"
     return _access(kind, (line,), constraints, arguments, 4, (done, fault))
+
+
+# What stencils are made of beside accesses: early ways out, and holes that only an immediate of
+# the host's can be. Symbols are the stitcher's.
+
+
+def _leave(lines: str, constraints: str, arguments: str) -> str:
+    held = f"{constraints}{_HELD},~{{flags}}"
+    return f'call void asm sideeffect "{lines}", "{held}"({arguments}{_HELD_ARGUMENTS}) nounwind'
+
+
+def leave_unless_below(value: str, limit: str, symbol: str) -> str:
+    """A statement that jumps to `symbol` unless an i64 is below, unsigned, the one at `limit`."""
+    argument = f"i64 {value}, ptr elementtype(i64) {limit}"
+    return _leave(f"cmpq $1, $0\\0A jae {symbol}", "r,*m", argument)
+
+
+def leave_if(condition: str, symbol: str) -> str:
+    """A statement that jumps to `symbol` if an i32 is not zero."""
+    return _leave(f"testl $0, $0\\0A jne {symbol}", "r", f"i32 {condition}")
+
+
+def leave_if_spent(budget: str, pc: str, symbol: str) -> str:
+    """A statement that jumps to `symbol`, with the pc where handlers take it, if the budget is zero
+    or negative."""
+    return _leave(f"testq $0, $0\\0A jle {symbol}", "r,{r13}", f"i64 {budget}, i64 {pc}")
+
+
+def load_handler(record: str, pc: str) -> str:
+    """The right-hand side that loads the handler of a record, whose page may be gone: record and pc
+    are where handlers take them."""
+    lines = f"1: movq ($1), $0\\0A .pushsection {_STENCIL_SECTION}\\0A .long 1b - .\\0A .popsection"
+    constraints = f"=r,{{r14}},{{r13}}{_HELD}"
+    arguments = f"ptr {record}, i64 {pc}{_HELD_ARGUMENTS}"
+    return f'call ptr asm sideeffect "{lines}", "{constraints}"({arguments}) nounwind'
+
+
+def wide_hole(symbol: str, kind: str = "i64") -> str:
+    """The right-hand side that gives the 64-bit value of a symbol, as `kind`."""
+    return f'call {kind} asm "movabsq $${symbol}, $0", "=r"() nounwind memory(none)'
+
+
+def charge(budget: str, counter: str, symbol: str) -> str:
+    """The right-hand side that gives the budget less a symbol's value, signed 32 bits, which is
+    added to the counter in memory."""
+    lines = f"subq $${symbol}, $0\\0A addq $${symbol}, $1"
+    memory = f"ptr elementtype(i64) {counter}"
+    arguments = f"{memory}, i64 {budget}, {memory}"
+    return f'call i64 asm sideeffect "{lines}", "=r,=*m,0,*m,~{{flags}}"({arguments}) nounwind'
+
+
+def falling_through(
+    code: bytes, holes: list[tuple[int, int, str, int]]
+) -> tuple[bytes, list[tuple[int, int, str, int]]]:
+    """A stencil whose last jump is to what comes next, without that jump; one that ends in a
+    conditional jump to what comes next and another elsewhere, with one jump for both."""
+    ends = len(code) - 4
+    if not holes or holes[-1][0] != ends or code[ends - 1] != _JMP:
+        return code, holes
+    if holes[-1][2] == "next":
+        return code[: ends - 1], holes[:-1]
+    condition = ends - 5 - 2
+    if len(holes) > 1 and holes[-2][0] == ends - 5 and holes[-2][2] == "next":
+        first, second = code[condition : condition + 2]
+        if first == 0x0F and second & 0xF0 == 0x80:
+            # Conditions come in pairs of opposites that differ in their last bit (SDM 2, app. B).
+            turned = code[:condition] + bytes([first, second ^ 1]) + code[ends:]
+            return turned, [*holes[:-2], (ends - 5, *holes[-1][1:])]
+    return code, holes
 
 
 def fence(before: str = "rw", after: str = "rw") -> str:

@@ -18,7 +18,7 @@ from hartwood.jit import abi
 from hartwood.jit.access import FlatMemory, load_pointer
 from hartwood.jit.calling import HANDLER_CC, HANDLER_PARAMETERS, field, handler_tail
 from hartwood.jit.record import IMMEDIATE, LENGTH, Slot, slots
-from hartwood.jit.words import Memory, NativeHart
+from hartwood.jit.words import Memory, StateHart
 
 #: Exception causes that report a memory access (Priv. 3.1.15).
 LOAD_FAULT, STORE_FAULT = 13, 15
@@ -58,7 +58,7 @@ def banks(insns: InsnSet) -> dict[tuple[str, tuple[int, ...]], str]:
     return result
 
 
-class HandlerHart(NativeHart):
+class HandlerHart(StateHart):
     """`words.Hart` inside one interpreter handler."""
 
     def __init__(self, text: Text, insns: InsnSet) -> None:
@@ -86,28 +86,11 @@ class HandlerHart(NativeHart):
         extend = "sext" if slot.signed else "zext"
         return Val(text, 64, text.value(f"{extend} i32 {word} to i64"))
 
-    def _register(self, name: str, index: Val | int) -> str:
+    def register(self, file: str, index: Val | int) -> str:
         text = self.text
-        base = text.value(field(name))
+        base = text.value(field(file))
         number = index if isinstance(index, int) else index.name
         return text.value(f"getelementptr i64, ptr {base}, i64 {number}")
-
-    def read_x(self, index: Val | int) -> Val:
-        text = self.text
-        return Val(text, 64, text.value(f"load i64, ptr {self._register('x', index)}"))
-
-    def write_x(self, index: Val | int, value: Val) -> None:
-        if isinstance(index, int) and index == 0:
-            return
-        self.text.emit(f"store i64 {value.name}, ptr {self._register('x', index)}")
-
-    def read_f(self, index: Val | int) -> Val:
-        text = self.text
-        return Val(text, 64, fp=text.value(f"load double, ptr {self._register('f', index)}"))
-
-    def write_f(self, index: Val | int, value: Val) -> None:
-        kind, name = ("i64", value.name) if value.fp is None else ("double", value.fp)
-        self.text.emit(f"store {kind} {name}, ptr {self._register('f', index)}")
 
     # Control.
     def go_on(self, pc: str, rec: str, budget: str) -> None:
@@ -254,7 +237,7 @@ def transfer(text: Text, target: str, budget: str) -> None:
     address = text.value(f"add i64 {offset}, {abi.SHADOW}")
     dispatch(text, target, text.value(f"inttoptr i64 {address} to ptr"), budget)
     text.label(hot)
-    for line in leave(text, abi.HOT, "0", target, target, budget):
+    for line in handler_tail("@hot", target, "%rec", budget):
         text.emit(line)
     text.label(over)
     for line in handler_tail("@over", target, "%rec", budget):

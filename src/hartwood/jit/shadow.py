@@ -48,12 +48,15 @@ class Shadow:
     There is one in a process, because generated code knows its addresses.
     """
 
-    def __init__(self, decode: int, no_region: int, enter_region: int, refetch: int) -> None:
+    def __init__(
+        self, decode: int, no_region: int, enter_region: int, refetch: int, stitched: int = 0
+    ) -> None:
         _reserve(SHADOW, LIMIT * 8)
         _reserve(ENTRIES, LIMIT * 4)
         self._enter_region = enter_region
         self._decode = decode
         self._no_region = no_region
+        self._stitched = stitched
         record = decode.to_bytes(8, "little") + bytes(RECORD - 8)
         self._records = record * (PAGE // 2)
         self._slots = no_region.to_bytes(8, "little") * (PAGE // 2)
@@ -165,10 +168,17 @@ class Shadow:
         return True
 
     def executed(self, page: int) -> bytearray:
-        """A byte for each halfword of an active page: 1 where an instruction was decoded."""
+        """A byte for each halfword of an active page: 1 where an instruction was decoded, be it to
+        interpret it or to stitch it."""
         handlers = hostmem.view(SHADOW + page * 8, SHADOW_PER_PAGE).cast("Q")[::2].tolist()
-        decode = self._decode
-        return bytearray([handler != decode for handler in handlers])
+        slots = hostmem.view(ENTRIES + page * 4, ENTRIES_PER_PAGE).cast("Q").tolist()
+        decode, stitched = self._decode, self._stitched
+        return bytearray(
+            [
+                handler != decode or slot == stitched
+                for handler, slot in zip(handlers, slots, strict=True)
+            ]
+        )
 
     def pages(self, start: int, end: int) -> list[int]:
         """Active pages that overlap [start, end)."""

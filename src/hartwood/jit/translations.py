@@ -1,4 +1,4 @@
-"""Which regions of guest code are translated, wanted, or on their way, and how they come and go.
+"""Which guest code is stitched or translated, wanted, or on its way, and how that comes and goes.
 
 Everything here happens in Python between two runs of generated code, under the engine's lock.
 """
@@ -10,6 +10,7 @@ import marshal
 from hartwood.errors import ArenaFull, ImageError
 from hartwood.jit.image import Image
 from hartwood.jit.shadow import PAGE
+from hartwood.jit.stitch import BANK
 from hartwood.jit.store import code_digest, page_key
 from hartwood.mem.regions import EXEC
 
@@ -23,11 +24,16 @@ if TYPE_CHECKING:
     from hartwood.jit.store import Store
     from hartwood.mem.flat import FlatSpace
 
-#: Times an address inside a known region has to be hot before it gets a region of its own.
-PATIENCE = 3
-#: Slices that ended in a region of each level, some milliseconds each, after which it is
+#: Times an address has to be hot before a compiler is worth it where nothing can be stitched; and
+#: as a multiple, inside a known region, before it gets a region of its own.
+WORTH, PATIENCE = 40, 3
+#: Samples in stitched code count together where addresses agree but for so many low bits.
+NEAR = 9
+#: A program with so many hot addresses is large enough to make stencils for.
+LARGE = 40
+#: Slices that ended in a unit or region of each level, some milliseconds each, after which it is
 #: translated again at the next: as much time as that takes. There is nothing beyond the last.
-SAMPLES = {0: 5, 1: 40}
+SAMPLES = {0: 8, 1: 40}
 #: Guest code that a request carries: pages before and after each entry's.
 _BEFORE, _AFTER = 1, 3
 #: Entries that one request may carry.
@@ -70,7 +76,9 @@ class Translations:
         client: Client,
         activate: Callable[[int], bool],
         is_alone: Callable[[], bool],
+        learn: Callable[[Image], None] | None = None,
     ) -> None:
+        """`learn` takes the bank of stencils; without it everything hot is compiled."""
         self._space, self._arena, self._shadow = space, arena, shadow
         self._store, self._client = store, client
         self._activate, self._is_alone = activate, is_alone
@@ -80,6 +88,11 @@ class Translations:
         #: How often an address was hot, how often a slice ended there.
         self._heat: dict[int, int] = {}
         self._samples: dict[int, int] = {}
+        self._samples_near: dict[int, list[int]] = {}
+        #: Whether stencils are there, were looked for in the store, were asked for.
+        self._learn = learn
+        self.can_stitch = self._looked = self._awaited = False
+        self._worth = WORTH if learn else 1
         #: Wanted, and asked for: request number -> (page, entries).
         self._queue: list[int] = []
         self._asked: dict[int, tuple[int, list[int]]] = {}
@@ -94,27 +107,66 @@ class Translations:
     @property
     def busy(self) -> bool:
         """Whether `pump` has something to do."""
-        return bool(self._asked or self._queue)
+        return bool(self._asked or self._queue or self._awaited)
 
     # Finding out what is worth it.
     def hot(self, pc: int) -> None:
         """Control arrives at `pc` often."""
+        self._look_for_stencils()
         heat = self._heat[pc] = self._heat.get(pc, 0) + 1
         # Inside a region that has an entry elsewhere, an address waits: control will mostly come
         # through that entry, unless it stays inside for long.
-        if not self._is_wanted(pc) and (heat > PATIENCE or not self._covering(pc)):
-            self._queue.append(pc)
+        if heat >= self._worth and (heat > PATIENCE * self._worth or not self._covering(pc)):
+            self._want(pc)
         self.pump()
 
     def sample(self, pc: int) -> None:
         """A slice ended at `pc`: where that is often so, most time is spent."""
         known = self.at.get(pc)
-        if known is None or known.level == BEST or (pc, known.level) in self._improved:
+        if known is None:
+            self._sample_unit(pc)
+            return
+        if known.level == BEST or (pc, known.level) in self._improved:
             return
         count = self._samples[pc] = self._samples.get(pc, 0) + 1
         if count >= SAMPLES[known.level]:
             self._improved.add((pc, known.level))
             self._ask([pc], known.level + 1)
+
+    def _sample_unit(self, pc: int) -> None:
+        """The same for code that is stitched: units are small, so neighbours count together."""
+        near = self._samples_near.setdefault(pc >> NEAR, [])
+        near.append(pc)
+        if len(near) >= SAMPLES[0]:
+            self._heat[pc] = self._heat.get(pc, 0) + self._worth
+            self._want(max(near, key=near.count))
+            near.clear()
+
+    def _want(self, pc: int) -> None:
+        """Have it translated when the worker has time."""
+        if not self._is_wanted(pc):
+            self._queue.append(pc)
+
+    # Stitching is native; here is only when it begins.
+    def _look_for_stencils(self) -> None:
+        """Learn to stitch, from the store or else from the worker when that seems worth it."""
+        if self._learn is None or self.can_stitch:
+            return
+        if not self._looked:
+            self._looked = True
+            for data in self._store.get(f"bank-{BANK}"):
+                self._take_stencils(data)
+        elif len(self._heat) > LARGE and not self._awaited:
+            self._awaited = True
+            self._client.ask_bank(BANK)
+
+    def _take_stencils(self, data: bytes) -> None:
+        assert self._learn is not None
+        try:
+            self._learn(Image.load(data))
+            self.can_stitch = True
+        except ImageError:
+            self._store.discard(f"bank-{BANK}")
 
     def _is_wanted(self, pc: int) -> bool:
         if pc in self.at or pc in self._refused or pc in self._queue:
@@ -132,10 +184,10 @@ class Translations:
     def pump(self) -> None:
         """Take what the worker has done and give it what is hottest. One request at a time: what
         it brings may cover what else was asked for, and a large one costs less a region."""
-        while self._asked and (answer := self._client.poll()) is not None:
+        while (self._asked or self._awaited) and (answer := self._client.poll()) is not None:
             self.take(answer)
         if self._queue and not self._asked and not self.full:
-            self._queue.sort(key=self._heat.__getitem__, reverse=True)
+            self._queue.sort(key=lambda pc: self._heat.get(pc, 0), reverse=True)
             batch, self._queue = self._queue[:_BATCH], self._queue[_BATCH:]
             self._ask(batch, FIRST)
 
@@ -190,6 +242,10 @@ class Translations:
 
     def take(self, answer: Reply) -> None:
         """Install what a reply to a request brings."""
+        if answer[0] == "bank":
+            self._awaited = False
+            self._take_stencils(answer[2])
+            return
         _, number, data, _ = answer
         _, entries = self._asked.pop(number, (0, []))
         if data and not self._install(Image.load(data)):
@@ -276,12 +332,14 @@ class Translations:
         self._queue.clear()
         self._heat.clear()
         self._samples.clear()
+        self._samples_near.clear()
         self.full = False
 
     def drop_requests(self) -> None:
         """The worker is gone (fork): nothing is on its way."""
         self._asked.clear()
         self._queue.clear()
+        self._awaited = False
 
 
 def _pages_around(entries: list[int]) -> list[int]:

@@ -296,3 +296,27 @@ class NativeHart(SsaHart):
 
     def _write_f32(self, index: Val | int, value: Val) -> None:
         self.write_f(index, Val(self.text, 64, fp=self._float.box(value.float_name)))
+
+
+class StateHart(NativeHart):
+    """`words.Hart` whose registers stay in `State`, where `register` says."""
+
+    def register(self, file: str, index: Val | int) -> str:
+        """A pointer to register `index` of `file`, "x" or "f"."""
+        raise NotImplementedError
+
+    def read_x(self, index: Val | int) -> Val:
+        where = self.register("x", index)
+        return Val(self.text, 64, self.text.value(f"load i64, ptr {where}"))
+
+    def write_x(self, index: Val | int, value: Val) -> None:
+        if isinstance(index, Val) or index:
+            self.text.emit(f"store i64 {value.name}, ptr {self.register('x', index)}")
+
+    def read_f(self, index: Val | int) -> Val:
+        where = self.register("f", index)
+        return Val(self.text, 64, fp=self.text.value(f"load double, ptr {where}"))
+
+    def write_f(self, index: Val | int, value: Val) -> None:
+        kind, name = ("i64", value.name) if value.fp is None else ("double", value.fp)
+        self.text.emit(f"store {kind} {name}, ptr {self.register('f', index)}")

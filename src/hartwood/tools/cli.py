@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A virtual machine in Python: runs riscv64 Linux programs through LLVM.",
 )
-guests_app = typer.Typer(help="Get real guests: Debian's riscv64 programs.")
+guests_app = typer.Typer(help="Get real guests: Debian's riscv64 programs and kernel.")
 cache_app = typer.Typer(help="The translated code kept on disk.")
 app.add_typer(guests_app, name="guests")
 app.add_typer(cache_app, name="cache")
@@ -94,7 +94,7 @@ def guests_fetch(
     ] = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="fetch it even if it is here")] = False,
 ) -> None:
-    """Fetch a guest when it is not here yet, and print its path."""
+    """Fetch a guest when it is not here yet, and print its path (a bootable one's two)."""
     from hartwood.guests import GUESTS, fetch
 
     if name not in GUESTS:
@@ -102,7 +102,8 @@ def guests_fetch(
     console = Console(stderr=True)
     with console.status(f"{name}") as status:  # silent when standard error is no terminal
         path = fetch(name, directory, refresh=refresh, say=status.update)
-    print(path)
+    for each in GUESTS[name].paths(path):
+        print(each)
 
 
 @app.command()

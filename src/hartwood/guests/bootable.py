@@ -1,0 +1,90 @@
+"""A kernel and an initial file system to boot: Debian's kernel, and busybox around a small init."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from hartwood.guests.catalog import INITRD, KERNEL, GuestError
+from hartwood.guests.initramfs import Initramfs
+from hartwood.guests.packages import Apt, unpack
+
+#: The init prints this when user space is there.
+MARKER = "hartwood: user space is up"
+#: What stands behind `--` on the kernel's command line is run instead of a shell.
+INIT = f"""#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev /tmp /root /usr /sbin
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sysfs /sys
+/bin/busybox mount -t devtmpfs devtmpfs /dev 2>/dev/null
+/bin/busybox --install -s /bin
+export PATH=/bin HOME=/root TERM=${{TERM:-linux}} PS1='# '
+echo "{MARKER}"
+if [ $# -gt 0 ]; then
+  sh -c "$*"
+  echo "hartwood: status $?"
+else
+  cd /root
+  setsid cttyhack sh
+fi
+sync
+poweroff -f
+"""
+
+
+def make(apt: Apt, tree: Path, say: Callable[[str], None]) -> None:
+    """Put `KERNEL` and `INITRD` into `tree`. `apt` has read its index. Raises `GuestError`."""
+    with tempfile.TemporaryDirectory(dir=tree.parent, prefix="boot-") as work:
+        say("fetching Debian's kernel")
+        package = _kernel_package(apt)
+        unpacked = Path(work) / "kernel"
+        unpack(_only(apt, package), unpacked)
+        images = sorted((unpacked / "boot").glob("vmlinu[xz]-*"))
+        if len(images) != 1:
+            raise GuestError(f"{package}: {len(images)} kernels in /boot, not one")
+        shutil.copyfile(images[0], tree / KERNEL)
+        say("making the initial file system")
+        programs = Path(work) / "programs"
+        unpack(_only(apt, "busybox-static"), programs)
+        busybox = (programs / "usr/bin/busybox").read_bytes()
+        (tree / INITRD).write_bytes(initial(busybox))
+
+
+def initial(busybox: bytes, init: str = INIT) -> bytes:
+    """The archive: a static busybox, `init`, and the console that they start on."""
+    made = Initramfs()
+    for path in ("bin", "dev"):
+        made.directory(path)
+    made.device("dev/console", 5, 1)
+    made.device("dev/null", 1, 3, 0o666)
+    made.file("bin/busybox", busybox, 0o755)
+    made.file("init", init.encode(), 0o755)
+    return made.archive()
+
+
+def _kernel_package(apt: Apt) -> str:
+    """The package that the suite's newest kernel is in: what `linux-image-riscv64` depends on."""
+    meta = f"linux-image-{apt.architecture}"
+    archive = _only(apt, meta)[0]
+    command = ("dpkg-deb", "--field", str(archive), "Depends")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    names = [part.split()[0] for part in done.stdout.split(",") if part.strip()]
+    names = [name for name in names if name.startswith("linux-image-")]
+    if done.returncode or len(names) != 1:
+        raise GuestError(f"{meta}: does not say which kernel it stands for: {done.stdout.strip()}")
+    return names[0]
+
+
+def _only(apt: Apt, package: str) -> list[Path]:
+    """One package's archive, without what it depends on."""
+    found = [
+        path
+        for path in apt.download([package], dependencies=False)
+        if path.name.startswith(f"{package}_")
+    ]
+    if len(found) != 1:
+        raise GuestError(f"{package}: apt gave {len(found)} archives, not one")
+    return found
