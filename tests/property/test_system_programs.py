@@ -1,4 +1,4 @@
-"""Random privileged programs, which spoil their own CSRs and page tables: interpreter and reference."""
+"""Random privileged programs, which spoil their own CSRs and page tables, on both engines."""
 
 from __future__ import annotations
 

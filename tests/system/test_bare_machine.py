@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import hartwood
+import hartwood.machine as machine_room
 from hartwood.errors import MappingError, MemoryFault
 from hartwood.isa.riscv import RISCV
 from hartwood.isa.riscv.system import SYSTEM
@@ -53,6 +54,11 @@ def test_a_machine_that_is_not_there() -> None:
         Machine("vax")
     with pytest.raises(MachineError, match="'warp'"):
         Machine("riscv64", mode="warp")
+
+
+def test_what_boards_stand_on_is_exported() -> None:
+    assert machine_room.Processor is Processor
+    assert machine_room.new_bus is new_bus
 
 
 def test_registers_by_name(cpu: Machine) -> None:
@@ -137,6 +143,8 @@ def test_devices_see_width_offset_and_value(cpu: Machine) -> None:
     cpu.run(instructions=6)
     assert cpu.a1 == (1 << 64) - 128
     assert (cpu.a2, cpu.a3, cpu.fa0) == (0xFF80, 0xFFFF_FFFF_FFFF_FF80, 0xFFFF_FFFF_FFFF_FF80)
+    assert 0 < cpu.device_seconds < 10 or cpu.mode == "reference"
+    assert cpu.stats()["device_seconds"] == cpu.device_seconds
     assert seen == [(1, 1), (2, 2), (8, 8), (4, 4, 0x1000_0000), (63, 1, 0x80), (8, 8)]
 
 
@@ -334,6 +342,36 @@ def test_two_machines_in_one_process() -> None:
     assert [machine.a0 for machine in machines] == [200_000, 400_000, 600_000]
     for machine in machines:
         machine.close()
+
+
+def test_a_saved_hart_goes_on_elsewhere() -> None:
+    def make() -> Machine:
+        machine = Machine("riscv64", deterministic=True)
+        machine.mem.map(RAM, SIZE)
+        load(machine, "loop: addi a0, a0, 3\ncsrrs a1, time, zero\nadd a2, a2, a1\nj loop")
+        return machine
+
+    first, second = make(), make()
+    first.mstatus, first.frm, first.fa0 = 1 << 13, 1, 1 << 62
+    first.run(instructions=1001)
+    saved = first.save()
+    for machine in (first, second):
+        machine.restore(saved)
+        machine.run(instructions=501)
+    assert first.save() == second.save() != saved
+    assert (second.frm, second.fa0, second.a0) == (1, 1 << 62, first.a0)
+    before = second.save()
+    for wrong in (
+        {"pc": -1}, {"pc": 1 << 64}, {"pc": "0"}, {"mode": 2}, {"x": [0] * 31}, {"x": [1] * 32},
+        {"f": 5}, {"fcsr": 256}, {"bogus": 1}, {"satp": [1, 2]}, {"mie": True}, {"clock": 0.5},
+    ):  # fmt: skip
+        with pytest.raises(ProcessorError, match=r"hart state"):
+            second.restore({**saved, **wrong})  # type: ignore[dict-item]
+    with pytest.raises(ProcessorError, match="mepc"):
+        second.restore({name: value for name, value in saved.items() if name != "mepc"})
+    assert second.save() == before
+    first.close()
+    second.close()
 
 
 def test_a_closed_machine_says_so() -> None:

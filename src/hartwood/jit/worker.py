@@ -190,8 +190,10 @@ class Worker:
             from hartwood.jit.system import system_image  # user mode never needs it
 
             image = system_image(name)
+        elif name == STENCILS:
+            image = stencil_image(RISCV)
         else:
-            image = stencil_image(RISCV) if name == STENCILS else bank_image(RISCV, name)
+            image = bank_image(RISCV, name)
         data = image.dump()
         self._reply("bank", name, data)
         if self._store is not None:

@@ -16,4 +16,8 @@ def __getattr__(name: str) -> object:
         from hartwood.machine import hart
 
         return getattr(hart, name)
+    if name in ("Processor", "new_bus"):
+        from hartwood.machine import bare
+
+        return getattr(bare, name)
     raise AttributeError(name)

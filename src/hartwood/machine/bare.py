@@ -8,7 +8,7 @@ from hartwood.machine.processor import Processor, Stop
 from hartwood.mem.bus import Bus
 from hartwood.mem.ram import Ram
 
-__all__ = ["Machine", "MachineError", "Stop"]
+__all__ = ["Machine", "MachineError", "Processor", "Stop", "new_bus"]
 
 
 class MachineError(Error):

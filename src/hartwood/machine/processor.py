@@ -13,6 +13,7 @@ from hartwood.isa.riscv.regs import F_NAMES, X_NAMES
 from hartwood.isa.riscv.system import ADUE, CBCFE, CBIE, CBZE, FS, MACHINE, PBMTE, SD, STCE
 from hartwood.jit import abi, sysabi
 from hartwood.jit.syscode import system_code
+from hartwood.machine.floating import flags_of, mxcsr_of
 from hartwood.machine.sysreference import SYSTEM, SystemIntHart, SystemReference
 from hartwood.mem.bus import Bus
 
@@ -34,6 +35,8 @@ _FLOATS = {
     **{name: index for index, name in enumerate(F_NAMES)},
     **{f"f{index}": index for index in range(32)},
 }
+#: Fields of the state that are saved as they are.
+_SAVED = ("pc", *sysabi.REGISTERS)
 _CSRS = {csr.name: csr for csr in SYSTEM.csrs.values()}
 _Read = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
 _Write = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
@@ -253,21 +256,27 @@ class Processor:
 
     # Devices: called by generated code, which cannot take an exception.
     def _io_read(self, at: int, size: int) -> int:
+        begin = time.perf_counter()
         try:
             return self.bus.load(at, size)
         except MemoryFault:
             self.state.io_fault = 1
         except BaseException as reason:
             self._fail(reason)
+        finally:
+            self.device_seconds += time.perf_counter() - begin
         return 0
 
     def _io_write(self, at: int, size: int, value: int) -> None:
+        begin = time.perf_counter()
         try:
             self.bus.store(at, size, value)
         except MemoryFault:
             self.state.io_fault = 1
         except BaseException as reason:
             self._fail(reason)
+        finally:
+            self.device_seconds += time.perf_counter() - begin
 
     def _fail(self, reason: BaseException) -> None:
         """A device raised an error of its own, or Ctrl-C came: `run` raises it."""
@@ -285,9 +294,9 @@ class Processor:
         until: int | Callable[[], bool] | None = None,
         seconds: float | None = None,
     ) -> Stop:
-        """Run until `instructions` have been executed or have trapped, `seconds` have passed, or `until`: an
-        address that the pc has to reach (one instruction at a time, so slowly), or a function
-        that is asked every few milliseconds."""
+        """Run until `instructions` have been executed or have trapped, `seconds` have passed, or
+        `until`: an address that the pc has to reach (one instruction at a time, so slowly), or a
+        function that is asked every few milliseconds."""
         deadline = None if seconds is None else time.monotonic() + seconds
         left = instructions
         single = isinstance(until, int)
@@ -390,6 +399,44 @@ class Processor:
             self.idle_seconds += time.monotonic() - before
         return True
 
+    # Life.
+    def save(self) -> dict[str, int | list[int]]:
+        """All that the guest can see of this hart, as numbers by name; not while it runs."""
+        state = self.state
+        flags = flags_of(state.mxcsr) | state.frm << 5
+        values: dict[str, int | list[int]] = {name: getattr(state, name) for name in _SAVED}
+        values |= {"x": list(state.x)[:32], "f": list(state.f), "fcsr": flags}
+        return values | {"clock": self.clock, "instructions": self.instructions}
+
+    def restore(self, values: dict[str, int | list[int]]) -> None:
+        """Become what `save` gave, perhaps elsewhere. Raises `ProcessorError` naming what is
+        wrong with a value, with nothing changed; memory is the caller's business."""
+        wanted = {*_SAVED, "x", "f", "fcsr", "clock", "instructions"}
+        if values.keys() != wanted:
+            raise ProcessorError(f"hart state with other fields: {sorted(values.keys() ^ wanted)}")
+        numbers: dict[str, int] = {}
+        for name, value in values.items():
+            listed = value if isinstance(value, list) else [value]
+            if len(listed) != (32 if name in ("x", "f") else 1) or not all(
+                type(number) is int and 0 <= number <= _U64 for number in listed
+            ):
+                raise ProcessorError(f"hart state with a bad {name}: {value!r}")
+            numbers[name] = listed[0]
+        if numbers["mode"] not in (0, 1, 3) or numbers["x"] or numbers["fcsr"] > 0xFF:
+            raise ProcessorError("hart state with a mode, x0 or fcsr that cannot be")
+        state = self.state
+        for name in _SAVED:
+            setattr(state, name, numbers[name])
+        for name in ("x", "f"):
+            getattr(state, name)[:32] = values[name]
+        state.frm = numbers["fcsr"] >> 5
+        state.frm_reserved = state.frm > 3
+        state.mxcsr = mxcsr_of(numbers["fcsr"] & 31, state.frm)
+        state.reserved_address, state.posted, state.stop = _U64, 0, 0
+        state.goal, state.budget, state.left = numbers["instructions"], 0, 0
+        self.clock = numbers["clock"]
+        self._context()
+
     def stats(self) -> dict[str, object]:
         """Counters of the run so far, under the names of `--stats`."""
         return {
@@ -397,5 +444,7 @@ class Processor:
             "interpreted": self.instructions,
             "translated": 0,
             "tlb_misses": self.state.tlb_misses,
+            "tlb_flushes": self.state.tlb_flushes,
+            "device_seconds": self.device_seconds,
             "idle_seconds": self.idle_seconds,
         }
