@@ -10,8 +10,8 @@ from quality.size import (
     ROOT_ENTRIES,
     lines_of_tests,
     modules,
-    root_entries,
     rooms,
+    root_entries,
 )
 
 
