@@ -234,6 +234,13 @@ def _enter_region() -> str:
     exits = text.value(f"icmp ne i64 {bit}, 0")
     text.emit(f"br i1 {exits}, label %once, label %on")
     text.label("once")
+    # Where translated code begins again at the instruction that it left at, the instruction has
+    # to be interpreted; anything else may have a unit by now, or be worth one.
+    offset = text.value(f"shl i64 {pc}, 3")
+    handler = load_pointer(text, text.value(f"add i64 {offset}, {abi.SHADOW}"), "on")
+    again = text.value(f"icmp eq ptr {handler}, @enter_region")
+    text.emit(f"br i1 {again}, label %apart, label %on")
+    text.label("apart")
     _emit(text, handler_tail("@once", pc, "%rec", words[1]))
     text.label("on")
     transfer(text, pc, words[1])
@@ -317,7 +324,7 @@ def entry_text() -> list[str]:
         _simple("stepped", abi.SLICE),
         _simple("refetch", abi.FETCH),
         _decode(),
-        _once("once", "resync", checked=True),
+        _once("once", "unit_exit", checked=True),
         _once("once_only", "stepped", checked=True),
         _once("once_again", "stepped", checked=False),
         _resync(),
