@@ -8,14 +8,19 @@ machine's own clock.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from hartwood.lab.checkout import only_one
+from hartwood.lab import LabError
+from hartwood.lab.checkout import Tree, only_one
+from hartwood.lab.gate import Settings, arms, plan
 from hartwood.lab.judgement import Judgement, load_judgement
 from hartwood.lab.selftest import load
+from hartwood.lab.worker import SERVE
 from system.running import Outcome, run
 
 BENCH = """
@@ -24,7 +29,8 @@ from hartwood.lab import workload
 import slow, fast
 
 clock = 0
-time.process_time_ns = time.perf_counter_ns = time.thread_time_ns = lambda: clock
+time.process_time_ns = time.perf_counter_ns = lambda: clock
+time.thread_time_ns = lambda: spend(100) and clock  # what plants a slowdown waits for it to go on
 
 def spend(nanoseconds):
     global clock
@@ -376,6 +382,44 @@ def test_selftest_records_adds_up_and_says_whether_to_trust(bench, tmp_path: Pat
     damaged = bench("selftest", *words)
     assert damaged.status == 2
     assert b"record.jsonl:17: damaged JSON" in damaged.err
+
+
+FAMILY = """
+from hartwood import {name}
+from hartwood.lab import workload
+
+@workload("own", unit="calls")
+def own(rng):
+    return lambda: {name}, 1
+"""
+
+
+def virtual_machine(folder: Path, name: str) -> Tree:
+    """A tree laid out like ours, whose only benchmark wants the name `name` of the package."""
+    package = folder / "src" / "hartwood"
+    shutil.copytree(SERVE.parent, package / "lab", ignore=shutil.ignore_patterns("workloads"))
+    shutil.copyfile(SERVE.parents[1] / "errors.py", package / "errors.py")
+    (package / "__init__.py").write_text(f"{name} = 1\n")
+    (package / "lab" / "workloads").mkdir()
+    (package / "lab" / "workloads" / "__init__.py").write_text("")
+    (package / "lab" / "workloads" / "family.py").write_text(FAMILY.format(name=name))
+    return Tree(folder, name, Path(sys.executable), (folder / "src",))
+
+
+def test_our_own_benchmarks_are_the_heads_where_the_base_can_run_them(tmp_path: Path) -> None:
+    same = [virtual_machine(tmp_path / each / "same", "same") for each in ("base", "head")]
+    base, head = arms(same[0], same[1], [])
+    made = plan(base, head, Settings())
+    assert [entry.name for entry in made.entries] == ["own"]
+    assert made.base.serve == head.serve == same[1].path / "src/hartwood/lab/serve.py"
+    changed = virtual_machine(tmp_path / "changed", "renamed")
+    base, head = arms(same[0], changed, [])
+    made = plan(base, head, Settings())
+    assert [entry.name for entry in made.entries] == ["own"], "not taken for a new one"
+    assert made.base.serve == same[0].path / "src/hartwood/lab/serve.py"
+    (changed.path / "src/hartwood/lab/workloads/family.py").write_text("import absent")
+    with pytest.raises(LabError, match=r"family cannot be loaded: .*absent"):
+        plan(base, head, Settings())
 
 
 REAL = """

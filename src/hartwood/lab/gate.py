@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from shutil import copyfile
 
@@ -101,8 +101,10 @@ def _serve(tree: Tree) -> Path:
 
 @dataclass
 class Plan:
-    """What there is to do: benchmarks to compare, and those that are settled already."""
+    """What there is to do: benchmarks to compare, those that are settled already, and the arm that
+    can run the base's side of them."""
 
+    base: Arm
     entries: list[Entry] = field(default_factory=list)
     settled: dict[str, Judged] = field(default_factory=dict)
 
@@ -135,7 +137,10 @@ def plan(base: Arm, head: Arm, settings: Settings) -> Plan:
     if unknown:
         raise LabError(f"--removed {sorted(unknown)[0]}: the head still has it, or no one ever had")
     chosen = select([*fits, *gone], settings.select)
-    made = Plan()
+    if lister is not None and (names & {entry.name for entry in theirs}) - runnable:
+        # The head's benchmarks want what the base does not have: each side runs its own.
+        base, runnable = replace(base, serve=lister.serve), {entry.name for entry in theirs}
+    made = Plan(base)
     still = {entry.name for entry in ours}
     for entry in chosen:
         if entry.name in settings.removed:
@@ -262,6 +267,7 @@ def gate(base: Tree, head: Tree, settings: Settings, progress: Progress = _silen
     begin, rules = time.monotonic(), settings.rules
     base_arm, head_arm = arms(base, head, settings.files)
     todo = plan(base_arm, head_arm, settings)
+    base_arm = todo.base
     measuring = Measuring(base_arm, head_arm, settings, progress)
     first = measuring.stage(todo.entries, rules.first, settings.pairs[0], "first")
     suspects = [e for e in todo.entries if e.name in first and wants_second(first[e.name], rules)]
