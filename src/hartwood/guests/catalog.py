@@ -49,7 +49,6 @@ class Guest:
         self.bootable = bootable
         self.architecture = next(part for part in name.split("-") if part in _ARCHITECTURES)
 
-
     def paths(self, path: Path) -> list[Path]:
         """What to tell a person who fetched it to `path`: itself, or kernel and initramfs."""
         return [path / KERNEL, path / INITRD] if self.bootable else [path]

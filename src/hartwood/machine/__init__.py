@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hartwood.machine.bare import Processor as Processor
+    from hartwood.machine.bare import new_bus as new_bus
+
 
 def __getattr__(name: str) -> object:
     if name in ("Hart", "Machine", "Stop"):
