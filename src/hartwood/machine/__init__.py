@@ -1,18 +1,23 @@
-"""Things in time: harts, the run loop, what stops them."""
+"""Things in time: harts, the run loop, what stops them.
+
+`Machine`, `Hart` and `Stop` are those of user mode, `Processor` on a `new_bus` those of whole machines.
+"""
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from hartwood.machine.bare import Processor as Processor
+    from hartwood.machine.bare import new_bus as new_bus
     from hartwood.machine.hart import Hart as Hart
     from hartwood.machine.hart import Machine as Machine
     from hartwood.machine.hart import Stop as Stop
 
-__all__ = ["Hart", "Machine", "Stop"]
+__all__ = ["Hart", "Machine", "Processor", "Stop", "new_bus"]
 
 
 def __getattr__(name: str) -> object:
-    if name in __all__:
+    if name in ("Hart", "Machine", "Stop"):
         from hartwood.machine import hart
 
         return getattr(hart, name)
