@@ -1,6 +1,7 @@
 """Things in time: harts, the run loop, what stops them.
 
-`Machine`, `Hart` and `Stop` are those of user mode, `Processor` on a `new_bus` those of whole machines.
+`Machine`, `Hart` and `Stop` are those of user mode, `Processor` on a `new_bus` those of whole
+machines.
 """
 
 from __future__ import annotations
