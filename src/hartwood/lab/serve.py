@@ -167,6 +167,16 @@ class Server:
         """Run on these processors only."""
         os.sched_setaffinity(0, cpus)
 
+    def imported(self) -> dict[str, str]:
+        """Top-level modules that are not of Python's own, and the files they came from."""
+        return {
+            name: str(Path(file).resolve())
+            for name, module in list(sys.modules.items())
+            if "." not in name
+            and name not in sys.stdlib_module_names
+            and (file := getattr(module, "__file__", None))
+        }
+
     def _known(self, name: str) -> Prepared:
         from hartwood.lab.workload import LabError
 
@@ -189,7 +199,17 @@ def main() -> int:
     server = Server()
     methods = {
         name: getattr(server, name)
-        for name in ("load", "entries", "prepare", "calibrate", "sample", "check", "release", "pin")
+        for name in (
+            "load",
+            "entries",
+            "prepare",
+            "calibrate",
+            "sample",
+            "check",
+            "release",
+            "pin",
+            "imported",
+        )
     }
     for line in iter(source.readline, b""):
         method, *arguments = json.loads(line)

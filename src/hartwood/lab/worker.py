@@ -174,6 +174,10 @@ class Worker:
         """Keep it on these processors."""
         self._ask("pin", sorted(cpus))
 
+    def imported(self) -> dict[str, Path]:
+        """Top-level modules that are not of Python's own, and the files they came from."""
+        return {name: Path(file) for name, file in self._ask("imported").items()}
+
     @property
     def pid(self) -> int:
         """Its process."""
