@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, median
 
 WINDOW, DEVIATIONS = 9, 3.0  # Hampel's filter
@@ -101,7 +102,7 @@ def creep(values: Sequence[float], release: int) -> float | None:
     if not before or len(after) < SEGMENT:
         return None
     base = median(before)
-    steps = [abs(b - a) for a, b in zip(logs, logs[1:], strict=False)]
+    steps = [abs(b - a) for a, b in pairwise(logs)]
     noise = max(NORMAL * median(steps) / math.sqrt(2), 1e-4)
     total = 0.0
     for value in after:

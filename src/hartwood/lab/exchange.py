@@ -172,7 +172,7 @@ def parse(text: str, kind: str, source: str) -> Run:
     found: dict[str, list[float]] = {}
     try:
         for name, times in form.read(text, source):
-            if not isinstance(name, str) or not times:
+            if not times or not name:
                 raise LabError(f"{source}: {str(name)[:60]!r} has no name or no samples")
             if not all(type(t) in (int, float) and math.isfinite(t) and t > 0 for t in times):
                 raise LabError(f"{source}: {name[:60]}: a time is no positive number")
