@@ -140,6 +140,8 @@ def test_the_page_in_a_browser(stored: Path, oracle, scheme: str, width: int) ->
         assert len(browser.find_elements(By.CSS_SELECTOR, "svg .change")) == 1
         wide = "return document.documentElement.scrollWidth - window.innerWidth"
         assert browser.execute_script(wide) <= 0
+        # No chart has to be scrolled to sideways, not even on a phone.
+        assert all(chart.rect["x"] + chart.rect["width"] <= width for chart in charts)
         page = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert page == {"light": "rgb(255, 255, 255)", "dark": "rgb(15, 19, 25)"}[scheme]
 

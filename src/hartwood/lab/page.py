@@ -20,7 +20,7 @@ _STYLE = """
 @media (prefers-color-scheme: dark) { :root { --fg: #e6edf3; --bg: #0f1319; --line: #3d444d;
   --mark: #6cb0ff; --bad: #ff8a80; --good: #56d364; --dim: #9aa4af } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--fg); background: var(--bg);
-  margin: 0 auto; padding: 1rem; max-width: 70rem }
+  margin: 0 auto; padding: 1rem; max-width: 70rem; overflow-wrap: anywhere }
 .wide { overflow-x: auto } table { border-collapse: collapse; width: 100% }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line) }
 td { overflow-wrap: anywhere; min-width: 5rem } th button { all: unset; cursor: pointer }
@@ -30,6 +30,9 @@ th button:focus-visible { outline: 2px solid var(--mark) }
 svg { width: 100%; min-width: 10rem; max-width: 20rem; height: auto; display: block }
 svg .data { fill: none; stroke: var(--mark); stroke-width: 1.5 } svg circle { fill: var(--mark) }
 svg .axis { stroke: var(--line) } svg .change { stroke: var(--bad); stroke-dasharray: 3 2 }
+@media (max-width: 40rem) { thead tr { display: flex; flex-wrap: wrap }
+  tbody tr { display: block; border-bottom: 1px solid var(--line); padding: .3rem 0 }
+  td { display: block; border: 0; padding: 0 .6rem } td:empty { display: none } }
 """
 
 _SCRIPT = """
