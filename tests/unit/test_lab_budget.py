@@ -67,3 +67,10 @@ def test_a_bad_file_is_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(LabError, match=r"budgets\.toml") as caught:
         load_budgets(path)
     assert "\n" not in str(caught.value)
+
+
+def test_the_manuals_example_is_one(tmp_path: Path) -> None:
+    manual = Path(__file__).resolve().parents[2] / "docs/PERFORMANCE_MONITORING.md"
+    path = tmp_path / "budgets.toml"
+    path.write_text(manual.read_text().split("```toml\n")[1].split("```")[0])
+    assert [each.kind for each in load_budgets(path)] == ["relative", "absolute"]

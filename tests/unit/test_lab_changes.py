@@ -43,10 +43,10 @@ def test_small_and_short_changes_are_none() -> None:
 
 def test_two_steps_are_two_changes_in_order() -> None:
     values = [1.0] * 20 + [1.1] * 20 + [1.05] * 20
-    assert [(each.at, round(each.ratio, 3)) for each in changes(values)] == [
-        (20, pytest.approx(1.1, abs=0.06)),
-        (40, pytest.approx(0.955, abs=0.06)),
-    ]
+    found = changes(values)
+    assert [each.at for each in found] == [20, 40]
+    assert found[0].ratio > 1.02
+    assert found[1].ratio < 0.98
 
 
 def test_creep_too_slow_for_a_step_is_seen() -> None:
