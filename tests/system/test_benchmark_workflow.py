@@ -18,7 +18,7 @@ WORKFLOW = Path(__file__).resolve().parents[2] / ".github/workflows/benchmark.ym
 
 def test_githubs_schema_takes_it() -> None:
     program = Path(sys.executable).with_name("check-jsonschema")
-    command = [program, "--builtin-schema", "vendor.github-workflows", WORKFLOW]
+    command = [str(program), "--builtin-schema", "vendor.github-workflows", str(WORKFLOW)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
