@@ -2,19 +2,20 @@
 
     status = hartwood.Process("a.out", ["a.out", "-v"], root="/sysroot").run()
 
-`Process` is user-mode Linux, `Machine` a bare machine, `Error` the base of everything raised on
-purpose.
+`Process` is user-mode Linux, `Machine` a bare machine, `board` the room of whole ones, `Error` the
+base of everything raised on purpose.
 """
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from hartwood import board as board
     from hartwood.errors import Error as Error
     from hartwood.linux import Process as Process
     from hartwood.machine.bare import Machine as Machine
 
-__all__ = ["Error", "Machine", "Process"]
+__all__ = ["Error", "Machine", "Process", "board"]
 _HOMES = {
     "Error": "hartwood.errors",
     "Machine": "hartwood.machine.bare",
@@ -28,10 +29,12 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("hartwood")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "board":
+        return import_module("hartwood.board")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

@@ -76,6 +76,27 @@ def run(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> int:
     return run_command.main(arguments or [])
 
 
+@app.command()
+def boot(
+    kernel: Annotated[Path, typer.Option(help="a Linux Image, an ELF file, or raw code")],
+    initrd: Annotated[Path | None, typer.Option(help="an initramfs")] = None,
+    append: Annotated[str, typer.Option(help="the kernel's command line")] = "console=ttyS0",
+    memory: Annotated[str, typer.Option(help="such as 512M or 2G")] = "512M",
+    harts: Annotated[int, typer.Option(help="processors, 1 to 8")] = 1,
+    until: Annotated[str | None, typer.Option(help="stop when TEXT was on the console")] = None,
+    timeout: Annotated[float | None, typer.Option(help="give up after so many seconds")] = None,
+    stats: Annotated[Path | None, typer.Option(help="where the counters go as JSON")] = None,
+) -> int:
+    """Boot a kernel, with its console on this terminal (Ctrl-A x leaves).
+
+    D=$(dirname $(hartwood guests fetch debian-riscv64 | head -1));
+    hartwood boot --kernel $D/Image --initrd $D/initrd
+    """
+    from hartwood.tools.boot import boot as run_machine
+
+    return run_machine(kernel, initrd, append, memory, harts, until, timeout, stats)
+
+
 @guests_app.command("list")
 def guests_list() -> None:
     """List the guests that can be fetched, and which are here."""

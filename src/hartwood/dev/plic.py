@@ -1,0 +1,118 @@
+"""The platform-level interrupt controller (RISC-V PLIC specification 1.0.0, chapters 3 to 10)."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from hartwood.dev.device import Device, Line
+
+#: Interrupt sources, of which 0 is none, and contexts: two a hart, M and S.
+SOURCES, CONTEXTS = 96, 16
+_PENDING, _ENABLE, _CONTEXT = 0x1000, 0x2000, 0x20_0000
+_WORDS = SOURCES // 32
+
+
+@dataclass
+class Plic(Device):
+    """Levels in by `raise_line`, one line out for each context (`outputs`)."""
+
+    compatible: ClassVar[str] = "riscv,plic0"
+    size: ClassVar[int] = 0x60_0000
+    outputs: dict[int, Line] = field(default_factory=dict, metadata={"host": True}, repr=False)
+    lock: threading.RLock = field(
+        default_factory=threading.RLock, metadata={"host": True}, repr=False, compare=False
+    )
+    priority: list[int] = field(default_factory=lambda: [0] * SOURCES)
+    enable: list[int] = field(default_factory=lambda: [0] * (CONTEXTS * _WORDS))
+    threshold: list[int] = field(default_factory=lambda: [0] * CONTEXTS)
+    #: Bit masks of sources: what their wires say, what is latched, what is being served.
+    levels: int = 0
+    pending: int = 0
+    served: int = 0
+
+    def line(self, source: int) -> Line:
+        """The wire of a source."""
+        return lambda level: self.raise_line(source, level)
+
+    def raise_line(self, source: int, level: bool) -> None:
+        """A device's wire changes; from any thread."""
+        with self.lock:
+            bit = 1 << source
+            self.levels = self.levels | bit if level else self.levels & ~bit
+            self._latch()
+            self.settle()
+
+    def _latch(self) -> None:
+        """The gateway of a level passes one request on until it is completed (chapter 5)."""
+        self.pending |= self.levels & ~self.served
+        self.pending &= self.levels | self.served
+
+    def _best(self, context: int) -> int:
+        """The source to be claimed: the highest priority, then the lowest number."""
+        words = self.enable[context * _WORDS : (context + 1) * _WORDS]
+        enabled = sum(word << 32 * index for index, word in enumerate(words))
+        ready, best, above = self.pending & ~self.served & enabled, 0, self.threshold[context]
+        for source in range(1, SOURCES):
+            if ready >> source & 1 and self.priority[source] > above:
+                best, above = source, self.priority[source]
+        return best
+
+    def settle(self) -> None:
+        """See `Device.settle`."""
+        with self.lock:
+            for context, output in self.outputs.items():
+                output(self._best(context) != 0)
+
+    def read(self, offset: int, width: int) -> int:
+        """A load; registers are words (chapter 3)."""
+        if width != 4 or offset & 3:
+            return 0
+        with self.lock:
+            if offset < 4 * SOURCES:
+                return self.priority[offset // 4]
+            if _PENDING <= offset < _PENDING + 4 * _WORDS:
+                return self.pending >> 8 * (offset - _PENDING) & 0xFFFF_FFFF
+            slot = self._enable_slot(offset)
+            if slot is not None:
+                return self.enable[slot]
+            context, which = divmod(offset - _CONTEXT, 0x1000)
+            if 0 <= context < CONTEXTS:
+                return self.threshold[context] if not which else self._claim(context, which)
+        return 0
+
+    def _claim(self, context: int, which: int) -> int:
+        if which != 4:
+            return 0
+        source = self._best(context)
+        if source:
+            self.served |= 1 << source
+            self.pending &= ~(1 << source)
+            self.settle()
+        return source
+
+    @staticmethod
+    def _enable_slot(offset: int) -> int | None:
+        context, at = divmod(offset - _ENABLE, 0x80)
+        if 0 <= context < CONTEXTS and at < 4 * _WORDS:
+            return context * _WORDS + at // 4
+        return None
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """A store."""
+        if width != 4 or offset & 3:
+            return
+        with self.lock:
+            context, which = divmod(offset - _CONTEXT, 0x1000)
+            slot = self._enable_slot(offset)
+            if 4 <= offset < 4 * SOURCES:
+                self.priority[offset // 4] = value & 7
+            elif slot is not None:
+                self.enable[slot] = value & (0xFFFF_FFFE if slot % _WORDS == 0 else 0xFFFF_FFFF)
+            elif 0 <= context < CONTEXTS and which == 0:
+                self.threshold[context] = value & 7
+            elif 0 <= context < CONTEXTS and which == 4 and 0 < value < SOURCES:
+                self.served &= ~(1 << value)
+                self._latch()
+            self.settle()

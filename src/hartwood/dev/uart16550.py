@@ -1,0 +1,178 @@
+"""National 16550A: the subset that firmware and Linux use (PC16550D datasheet, 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from hartwood.dev.device import Device, Line, Sink, host, reg
+
+_READY, _IDLE = 0x01, 0x60
+_RX, _TX = 0x01, 0x02  # interrupt enable bits
+_DLAB, _LOOP = 0x80, 0x10
+#: Bytes of input that wait at most; what comes beyond is lost, as on a wire.
+_ROOM = 1 << 16
+
+
+class Watcher:
+    """Looks for a text in what is sent."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text, self._tail, self.found = text, b"", not text
+
+    def take(self, data: bytes) -> None:
+        """More was sent."""
+        if not self.found:
+            self._tail += data
+            self.found = self._text in self._tail
+            self._tail = self._tail[-len(self._text) :]
+
+
+@dataclass
+class Uart16550(Device):
+    """A serial port; `tx` takes what the guest sends, `feed` is what it receives."""
+
+    compatible: ClassVar[str] = "ns16550a"
+    size: ClassVar[int] = 0x100
+    irq: Line = host()
+    tx: Sink = host()
+    ier: int = 0
+    lcr: int = 0
+    mcr: int = 0
+    scr: int = 0
+    fcr: int = 0
+    dll: int = 0
+    dlm: int = 0
+    #: The transmitter ran empty and nobody was told yet.
+    empty: bool = False
+    rx: bytearray = field(default_factory=bytearray)
+    watchers: list[Watcher] = field(
+        default_factory=list, metadata={"host": True}, repr=False, compare=False
+    )
+
+    def feed(self, data: bytes) -> None:
+        """Bytes arrive."""
+        self.rx += data[: _ROOM - len(self.rx)]
+        self.settle()
+
+    def send(self, data: bytes) -> None:
+        """Bytes leave."""
+        for watcher in self.watchers:
+            watcher.take(data)
+        self.tx(data)
+
+    def saw(self, text: bytes) -> Callable[[], bool]:
+        """A condition for `run(until=...)`: `text` was sent, from now on."""
+        watcher = Watcher(text)
+        self.watchers.append(watcher)
+        return lambda: watcher.found
+
+    def settle(self) -> None:
+        """See `Device.settle`."""
+        self.irq(self._cause() != 1)
+
+    def _cause(self) -> int:
+        """The interrupt identification: 1 where there is none (8.6)."""
+        if self.ier & _RX and self.rx:
+            return 4
+        return 2 if self.ier & _TX and self.empty else 1
+
+    @reg(0)
+    def rbr(self) -> int:
+        """Receiver buffer, or the divisor's low byte."""
+        if self.lcr & _DLAB:
+            return self.dll
+        if not self.rx:
+            return 0
+        byte = self.rx.pop(0)
+        self.settle()
+        return byte
+
+    @reg(0)
+    def thr(self, value: int) -> None:
+        """Transmitter holding register, or the divisor's low byte."""
+        value &= 0xFF
+        if self.lcr & _DLAB:
+            self.dll = value
+        elif self.mcr & _LOOP:
+            self.feed(bytes([value]))
+        else:
+            self.send(bytes([value]))
+            self.empty = True
+            self.settle()
+
+    @reg(1)
+    def ier_r(self) -> int:
+        """Interrupt enable."""
+        return self.dlm if self.lcr & _DLAB else self.ier
+
+    @reg(1)
+    def ier_w(self, value: int) -> None:
+        """Interrupt enable: to ask for the transmitter's while it is empty raises it."""
+        if self.lcr & _DLAB:
+            self.dlm = value & 0xFF
+            return
+        self.empty = self.empty or bool(value & _TX and not self.ier & _TX)
+        self.ier = value & 0x0F
+        self.settle()
+
+    @reg(2)
+    def iir(self) -> int:
+        """Interrupt identification; reading it answers the transmitter's."""
+        cause = self._cause()
+        if cause == 2:
+            self.empty = False
+            self.settle()
+        return cause | (0xC0 if self.fcr & 1 else 0)
+
+    @reg(2)
+    def fcr_w(self, value: int) -> None:
+        """FIFO control: bit 1 empties the receiver's."""
+        if value & 2:
+            self.rx.clear()
+        self.fcr = value & 0xC9
+        self.settle()
+
+    @reg(3)
+    def lcr_r(self) -> int:
+        """Line control."""
+        return self.lcr
+
+    @reg(3)
+    def lcr_w(self, value: int) -> None:
+        """Line control."""
+        self.lcr = value & 0xFF
+
+    @reg(4)
+    def mcr_r(self) -> int:
+        """Modem control."""
+        return self.mcr
+
+    @reg(4)
+    def mcr_w(self, value: int) -> None:
+        """Modem control."""
+        self.mcr = value & 0x1F
+
+    @reg(5)
+    def lsr(self) -> int:
+        """Line status: the transmitter is always empty."""
+        return _IDLE | (_READY if self.rx else 0)
+
+    @reg(6)
+    def msr(self) -> int:
+        """Modem status: carrier, ready, clear to send; its own outputs in a loop (8.8)."""
+        if not self.mcr & _LOOP:
+            return 0xB0
+        m = self.mcr
+        return (m & 2) << 3 | (m & 1) << 5 | (m & 4) << 4 | (m & 8) << 4
+
+    @reg(7)
+    def scr_r(self) -> int:
+        """Scratch."""
+        return self.scr
+
+    @reg(7)
+    def scr_w(self, value: int) -> None:
+        """Scratch."""
+        self.scr = value & 0xFF

@@ -1,0 +1,359 @@
+"""Devices: what every one of them keeps to, and the registers of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hartwood.dev.device import Device, DeviceError
+from hartwood.dev.finisher import Finisher
+from hartwood.dev.plic import CONTEXTS, SOURCES, Plic
+from hartwood.dev.uart16550 import Uart16550
+
+DEVICES: list[type[Device]] = [Finisher, Plic, Uart16550]
+WIDTHS = (1, 2, 4, 8)
+
+
+def offsets(device: type[Device], random: Random) -> int:
+    """One that is likely to be a register."""
+    if device is Plic:
+        near = random.choice([0, 0x1000, 0x2000, 0x2080, 0x20_0000, 0x20_1004])
+        return near + random.choice([0, 4, 4 * random.randrange(40)])
+    return random.randrange(min(device.size, 16))
+
+
+def traffic(device: Device, random: Random, count: int = 60) -> list[int]:
+    """Random loads and stores; what the loads gave."""
+    seen = []
+    for _ in range(count):
+        at, width = offsets(type(device), random), random.choice(WIDTHS)
+        if random.random() < 0.5:
+            device.write(at, width, random.getrandbits(8 * width))
+        else:
+            seen.append(device.read(at, width))
+    return seen
+
+
+@pytest.mark.parametrize("kind", DEVICES)
+class TestEveryDevice:
+    def test_a_saved_state_is_all_there_is(self, kind: type[Device]) -> None:
+        """After any traffic another device that loads the state behaves alike from there."""
+        for seed in range(30):
+            first, second, random = kind(), kind(), Random(seed)
+            traffic(first, random)
+            second.load(first.save())
+            assert second.save() == first.save()
+            assert traffic(first, Random(seed + 1)) == traffic(second, Random(seed + 1))
+
+    def test_a_saved_state_does_not_change_afterwards(self, kind: type[Device]) -> None:
+        device = kind()
+        state = device.save()
+        before = repr(state)
+        traffic(device, Random(1), 300)
+        assert repr(state) == before
+
+    def test_a_reset_is_a_fresh_device(self, kind: type[Device]) -> None:
+        device = kind()
+        traffic(device, Random(2), 300)
+        device.reset()
+        assert device.save() == kind().save()
+
+    def test_every_width_and_offset_answers(self, kind: type[Device]) -> None:
+        device = kind()
+        for at in [*range(64), *range(kind.size - 16, kind.size), 0x2000, 0x20_0004]:
+            for width in WIDTHS:
+                if at < kind.size:
+                    assert 0 <= device.read(at, width) < 1 << 8 * width
+                    device.write(at, width, (1 << 8 * width) - 1)
+
+    def test_a_state_of_something_else_is_refused(self, kind: type[Device]) -> None:
+        device = kind()
+        traffic(device, Random(3))
+        before = device.save()
+        wrong: list[dict[str, object]] = [{**before, "more": 1}, {"other": 0}]
+        for name, value in before.items():
+            wrong.append({**before, name: "text"})
+            if isinstance(value, list):
+                wrong += [{**before, name: value[:-1]}, {**before, name: [*value[:-1], "x"]}]
+        for state in wrong:
+            with pytest.raises(DeviceError):
+                device.load(state)
+        assert device.save() == before
+
+
+# The serial port.
+class Port:
+    """A serial port with its wires."""
+
+    def __init__(self) -> None:
+        self.level = False
+        self.out = bytearray()
+        self.uart = Uart16550()
+        self.uart.irq = self._irq
+        self.uart.tx = self.out.extend
+
+    def _irq(self, level: bool) -> None:
+        self.level = level
+
+    def raised(self) -> bool:
+        return self.level
+
+    def put(self, at: int, value: int) -> None:
+        self.uart.write(at, 1, value)
+
+    def get(self, at: int) -> int:
+        return self.uart.read(at, 1)
+
+
+def test_what_is_written_is_sent() -> None:
+    port = Port()
+    for byte in b"hello":
+        assert port.get(5) & 0x20
+        port.put(0, byte)
+    assert bytes(port.out) == b"hello"
+
+
+def test_what_arrives_is_read_in_order() -> None:
+    port = Port()
+    assert port.get(5) & 1 == 0
+    port.uart.feed(b"ab")
+    assert [port.get(5) & 1, port.get(0), port.get(0), port.get(5) & 1] == [1, 97, 98, 0]
+    assert port.get(0) == 0
+
+
+def test_input_interrupts_while_there_is_some() -> None:
+    port = Port()
+    port.uart.feed(b"ab")
+    assert not port.raised()  # not enabled
+    port.put(1, 1)
+    assert port.raised()
+    assert port.get(2) & 0x0F == 4
+    port.get(0)
+    assert port.raised()
+    port.get(0)
+    assert not port.raised()
+    assert port.get(2) & 0x0F == 1
+
+
+def test_the_transmitter_interrupts_once_each_time() -> None:
+    port = Port()
+    port.put(1, 2)
+    assert port.raised()
+    assert port.get(2) & 0x0F == 2
+    assert not port.raised()  # asking answers it
+    assert port.get(2) & 0x0F == 1
+    port.put(0, 65)
+    assert port.raised()
+    port.put(1, 0)
+    assert not port.raised()
+
+
+def test_input_comes_before_the_transmitter() -> None:
+    port = Port()
+    port.put(1, 3)
+    port.uart.feed(b"x")
+    assert port.get(2) & 0x0F == 4
+    port.get(0)
+    assert port.get(2) & 0x0F == 2
+
+
+def test_the_divisor_hides_behind_its_bit() -> None:
+    port = Port()
+    port.put(3, 0x83)
+    port.put(0, 0x12)
+    port.put(1, 0x34)
+    assert (port.get(0), port.get(1)) == (0x12, 0x34)
+    port.put(3, 0x03)
+    assert (port.get(0), port.get(1), bytes(port.out)) == (0, 0, b"")
+
+
+def test_in_a_loop_what_is_sent_arrives() -> None:
+    port = Port()
+    port.put(4, 0x10)
+    port.put(0, 77)
+    assert (port.get(0), bytes(port.out)) == (77, b"")
+    port.put(4, 0x1F)
+    assert port.get(6) & 0xF0 == 0xF0
+
+
+def test_emptying_the_fifo_loses_what_waits() -> None:
+    port = Port()
+    port.put(1, 1)
+    port.uart.feed(b"lost")
+    port.put(2, 3)
+    assert not port.raised()
+    assert port.get(5) & 1 == 0
+    assert port.get(2) & 0xC0 == 0xC0  # FIFOs are on
+
+
+def test_scratch_and_line_control_are_what_was_written() -> None:
+    port = Port()
+    port.put(7, 0x5A)
+    port.put(3, 0x1B)
+    assert (port.get(7), port.get(3)) == (0x5A, 0x1B)
+
+
+def test_input_is_bounded() -> None:
+    port = Port()
+    for _ in range(200):
+        port.uart.feed(b"x" * 1000)
+    assert len(port.uart.rx) == 1 << 16
+
+
+@given(st.lists(st.binary(max_size=6)), st.binary(min_size=1, max_size=4))
+def test_a_text_is_seen_however_it_is_cut(parts: list[bytes], text: bytes) -> None:
+    port = Port()
+    port.uart.send(b"before " + text)
+    seen = port.uart.saw(text)
+    for part in parts:
+        port.uart.send(part)
+    assert seen() == (text in b"".join(parts))
+
+
+# The interrupt controller.
+class Wires:
+    """A controller whose outputs are remembered."""
+
+    def __init__(self) -> None:
+        self.plic = Plic()
+        self.out = [False] * 4
+        for context in range(4):
+            self.plic.outputs[context] = self._output(context)
+
+    def _output(self, context: int) -> Callable[[bool], None]:
+        def output(level: bool) -> None:
+            self.out[context] = level
+
+        return output
+
+    def enable(self, context: int, *sources: int) -> None:
+        for source in sources:
+            at = 0x2000 + 0x80 * context + 4 * (source // 32)
+            self.plic.write(at, 4, self.plic.read(at, 4) | 1 << source % 32)
+
+    def priority(self, source: int, value: int) -> None:
+        self.plic.write(4 * source, 4, value)
+
+    def claim(self, context: int) -> int:
+        return self.plic.read(0x20_0004 + 0x1000 * context, 4)
+
+    def complete(self, context: int, source: int) -> None:
+        self.plic.write(0x20_0004 + 0x1000 * context, 4, source)
+
+    def threshold(self, context: int, value: int) -> None:
+        self.plic.write(0x20_0000 + 0x1000 * context, 4, value)
+
+
+def test_a_line_reaches_the_contexts_that_enable_it() -> None:
+    wires = Wires()
+    wires.priority(10, 1)
+    wires.enable(1, 10)
+    wires.enable(3, 10)
+    wires.plic.line(10)(True)
+    assert wires.out == [False, True, False, True]
+    assert wires.plic.read(0x1000, 4) == 1 << 10
+    assert wires.claim(0) == 0
+
+
+def test_one_context_serves_an_interrupt() -> None:
+    """Claimed, it is nobody else's; the level passes on again only after completion."""
+    wires = Wires()
+    wires.priority(10, 1)
+    wires.enable(1, 10)
+    wires.enable(3, 10)
+    line = wires.plic.line(10)
+    line(True)
+    assert wires.claim(1) == 10
+    assert wires.out == [False] * 4
+    assert wires.claim(3) == 0
+    wires.complete(1, 10)
+    assert wires.out == [False, True, False, True]  # its wire is still high
+    assert wires.claim(3) == 10
+    line(False)
+    wires.complete(3, 10)
+    assert wires.out == [False] * 4
+
+
+def test_the_highest_priority_and_then_the_lowest_number_comes_first() -> None:
+    wires = Wires()
+    for source, priority in ((5, 2), (7, 3), (40, 3), (3, 1)):
+        wires.priority(source, priority)
+        wires.enable(0, source)
+        wires.plic.line(source)(True)
+    assert [wires.claim(0) for _ in range(5)] == [7, 40, 5, 3, 0]
+
+
+def test_what_is_not_above_the_threshold_waits() -> None:
+    wires = Wires()
+    wires.priority(9, 3)
+    wires.enable(2, 9)
+    wires.threshold(2, 3)
+    wires.plic.line(9)(True)
+    assert not wires.out[2]
+    assert wires.claim(2) == 0
+    wires.threshold(2, 2)
+    assert wires.out[2]
+
+
+def test_priority_zero_is_never() -> None:
+    wires = Wires()
+    wires.enable(0, 4)
+    wires.plic.line(4)(True)
+    assert not wires.out[0]
+    wires.priority(4, 1)
+    assert wires.out[0]
+
+
+def test_a_level_that_falls_before_it_is_claimed_is_gone() -> None:
+    wires = Wires()
+    wires.priority(4, 1)
+    wires.enable(0, 4)
+    wires.plic.line(4)(True)
+    wires.plic.line(4)(False)
+    assert not wires.out[0]
+    assert wires.claim(0) == 0
+
+
+def test_there_is_no_source_zero() -> None:
+    wires = Wires()
+    wires.plic.write(0, 4, 7)
+    wires.plic.write(0x2000, 4, 1)
+    assert wires.plic.read(0, 4) == 0
+    assert wires.plic.read(0x2000, 4) == 0
+    wires.complete(0, 0)
+    wires.complete(0, SOURCES + 5)
+    assert wires.plic.served == 0
+
+
+@given(st.integers(0, Plic.size - 1), st.integers(0, (1 << 64) - 1), st.sampled_from(WIDTHS))
+def test_no_store_breaks_it(at: int, value: int, width: int) -> None:
+    wires = Wires()
+    wires.plic.line(10)(True)
+    wires.plic.write(at, width, value & (1 << 8 * width) - 1)
+    assert all(0 <= each < 8 for each in wires.plic.priority + wires.plic.threshold)
+    assert len(wires.plic.enable) == CONTEXTS * SOURCES // 32
+    assert 0 <= wires.claim(0) < SOURCES
+
+
+# The finisher.
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [(0x5555, "poweroff"), (0x7777, "reset"), (0x3333, "fail 0"), (0x0007_3333, "fail 7")],
+)
+def test_a_store_ends_the_machine(value: int, reason: str) -> None:
+    heard: list[str] = []
+    device = Finisher(ended=heard.append)
+    device.write(0, 4, value)
+    assert heard == [reason]
+
+
+def test_other_stores_do_not_end_it() -> None:
+    heard: list[str] = []
+    device = Finisher(ended=heard.append)
+    for at, value in ((0, 0), (0, 0x5554), (4, 0x5555), (0x800, 0x7777)):
+        device.write(at, 4, value)
+    assert heard == []
