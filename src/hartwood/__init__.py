@@ -12,13 +12,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hartwood import board as board
     from hartwood.errors import Error as Error
+    from hartwood.errors import PoolExhausted as PoolExhausted
+    from hartwood.errors import PoolMisuse as PoolMisuse
     from hartwood.linux import Process as Process
     from hartwood.machine.bare import Machine as Machine
 
-__all__ = ["Error", "Machine", "Process", "board"]
+__all__ = ["Error", "Machine", "PoolExhausted", "PoolMisuse", "Process", "board"]
 _HOMES = {
     "Error": "hartwood.errors",
     "Machine": "hartwood.machine.bare",
+    "PoolExhausted": "hartwood.errors",
+    "PoolMisuse": "hartwood.errors",
     "Process": "hartwood.linux",
 }
 

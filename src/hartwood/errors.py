@@ -83,3 +83,11 @@ class LoadError(Error):
         self.path = path
         self.reason = reason
         self.errno = errno
+
+
+class PoolExhausted(Error):
+    """A pool's `capacity` items are all in use; release one, or make the pool larger."""
+
+
+class PoolMisuse(Error):
+    """An item released twice, or to a pool that never handed it out."""
