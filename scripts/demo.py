@@ -1,7 +1,7 @@
 """`make demo`: boot a real kernel, run a real riscv64 program, say what happened and how fast.
 
-The guests are Debian's; where there is no Debian package client, one is built from this repository's
-source, and that is said.
+The guests are Debian's; where there is no Debian package client, one is built from this
+repository's source, and that is said.
 """
 
 from __future__ import annotations
