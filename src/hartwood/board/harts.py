@@ -39,6 +39,12 @@ class Harts:
         #: Why the present run comes back, while the machine goes on; and whether somebody asked.
         self._pausing, self._asked = "", False
         self._failure: BaseException | None = None
+        self._here = threading.local()
+
+    @property
+    def here(self) -> Processor:
+        """The hart whose thread this is; elsewhere the first."""
+        return self.all[getattr(self._here, "number", 0)]
 
     def reset(self, started: Iterable[int]) -> None:
         """The machine begins anew, with these harts running."""
@@ -130,6 +136,7 @@ class Harts:
 
     def _live(self, number: int) -> None:
         """The thread of a hart. What goes wrong on it is raised by `run`."""
+        self._here.number = number
         try:
             while not self._over():
                 if self._awake(number):

@@ -48,6 +48,11 @@ class Kernel:
     entry: int
     end: int
 
+    @property
+    def start(self) -> int:
+        """Where it begins."""
+        return min(at for at, _ in self.parts)
+
 
 def read(path: Path, what: str) -> bytes:
     """A whole file. Raises `LoaderError`."""

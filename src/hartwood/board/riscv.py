@@ -1,16 +1,17 @@
-"""What RISC-V boards have in common: memory, harts, devices by a table, a kernel to start."""
+"""What RISC-V boards have in common: memory, harts, devices by a table, and what starts them."""
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar, Self
 
-from hartwood.board import loader
 from hartwood.board.fdt import Node, flatten, wide
 from hartwood.board.harts import Harts
+from hartwood.board.loader import OFFSET, Kernel, load, read
 from hartwood.board.sbi import Sbi
 from hartwood.board.table import MOST_HARTS, Place, Placed, phandle, placed
 from hartwood.dev.device import Device
@@ -24,6 +25,10 @@ from hartwood.machine.processor import FREQUENCY
 _PAGE, _TREE, _MOST_MEMORY = 4096, 0x1_0000, 64 << 30
 #: Resets in a row, without a byte of input between them, that are a loop.
 _LOOP = 3
+#: The name of our own firmware, in place of a file's.
+BUILTIN = "builtin"
+#: Where what OpenSBI's fw_dynamic wants to know lies: in QEMU's boot ROM too.
+_INFO = 0x1000
 
 
 class BoardError(Error):
@@ -41,7 +46,8 @@ class Ending:
 
 
 class RiscvBoard:
-    """A board with a kernel in its memory and its first hart about to enter it.
+    """A board with a kernel in its memory and its first hart about to enter it in S-mode, firmware
+    being our own; or, with a file for `bios`, all harts about to enter that in M-mode.
 
     `memory` is in bytes; `devices` go into the slots of the board's table; without `reboot` a
     reset ends the machine. Raises `LoaderError` for files that cannot be used and `BoardError` for
@@ -58,11 +64,12 @@ class RiscvBoard:
     def __init__(
         self,
         *,
-        kernel: str | Path,
+        kernel: str | Path | None = None,
         initrd: str | Path | None = None,
         append: str = "",
         memory: int = 512 << 20,
         harts: int = 1,
+        bios: str | Path = BUILTIN,
         devices: Iterable[Device] = (),
         reboot: bool = True,
     ) -> None:
@@ -75,9 +82,14 @@ class RiscvBoard:
             self.devices = list(placed(self, devices))
         except IndexError:
             raise BoardError("there are more devices than slots on this board") from None
-        self._load(kernel, initrd, append, harts)
-        self.bus = new_bus(memory)
+        self._firmware: int | None = None
+        self._contents: list[tuple[int, bytes]] = []
+        low = self._load_code(kernel, bios)
+        self._load_data(low, initrd, append, harts)
+        self.bus = new_bus(memory + _PAGE)
         self.bus.map(self.ram, memory)
+        if self._firmware is not None:
+            self.bus.map(_INFO, _PAGE)
         self.harts = [Processor(self.bus, number) for number in range(harts)]
         self.states = Harts(self.harts, self._enter)
         self._sbi = Sbi(self)
@@ -94,16 +106,36 @@ class RiscvBoard:
         self.close()
 
     # What is where.
-    def _load(self, kernel: str | Path, initrd: str | Path | None, append: str, harts: int) -> None:
-        """Decide what lies in memory at every start: kernel low; device tree and archive high."""
-        loaded = loader.load(Path(kernel), self.ram)
-        archive = loader.read(Path(initrd), "initramfs") if initrd is not None else b""
+    def _load_code(self, kernel: str | Path | None, bios: str | Path) -> int:
+        """Decide where firmware and kernel lie; gives where the memory that they take ends."""
+        images: list[tuple[str | Path, Kernel]] = []
+        if bios != BUILTIN:
+            images.append((bios, load(Path(bios), self.ram, 0, "firmware")))
+            self._firmware = images[0][1].entry
+        elif kernel is None:
+            raise BoardError("there is nothing to run; give a kernel, or firmware as bios")
+        self._entry = self.ram + OFFSET
+        if kernel is not None:
+            images.append((kernel, load(Path(kernel), self.ram)))
+            self._entry = images[-1][1].entry
+        for file, image in images:
+            if image.start < self.ram:
+                raise BoardError(f"{file}: wants to lie below this board's memory, {self.ram:#x}")
+            self._contents += image.parts
+        (file, last), first = images[-1], images[0][1]
+        if len(images) > 1 and last.start < first.end and first.start < last.end:
+            raise BoardError(f"{file}: wants to lie at {last.start:#x}, where the firmware is")
+        if self._firmware is not None:
+            self._contents.append((_INFO, _dynamic_info(self._entry)))
+        return max(image.end for _, image in images)
+
+    def _load_data(self, low: int, initrd: str | Path | None, append: str, harts: int) -> None:
+        """Put device tree and archive at the end of memory, above `low`."""
+        archive = read(Path(initrd), "initramfs") if initrd is not None else b""
         self._tree_at = self.ram + self.memory - _TREE
         archive_at = self._tree_at - len(archive) & -_PAGE
-        if any(at < self.ram for at, _ in loaded.parts):
-            raise BoardError(f"{kernel}: wants to lie below this board's memory at {self.ram:#x}")
-        if loaded.end > archive_at:
-            need = loaded.end - self.ram + len(archive) + 2 * _TREE
+        if low > archive_at:
+            need = low - self.ram + len(archive) + 2 * _TREE
             raise BoardError(
                 f"{self.memory >> 20} MiB are too little: this takes {(need >> 20) + 1} MiB"
             )
@@ -114,8 +146,7 @@ class RiscvBoard:
         blob = flatten(self.tree(harts, chosen))
         if len(blob) > _TREE:
             raise BoardError(f"a command line of {len(append)} bytes is too long")
-        self._entry = loaded.entry
-        self._contents = [*loaded.parts, (archive_at, archive), (self._tree_at, blob)]
+        self._contents += [(archive_at, archive), (self._tree_at, blob)]
 
     def tree(self, harts: int, chosen: Node) -> Node:
         """The device tree: what the harts can do, memory, and a node of each device."""
@@ -146,10 +177,22 @@ class RiscvBoard:
             for place, bit in enumerate(device.hart_interrupts):
                 output = number * len(device.hart_interrupts) + place
                 device.outputs[output] = _wire(hart, bit)
-        ports = {"ram": self.bus.ram, "ended": self.end}
+        ports = {
+            "ram": self.bus.ram, "ended": self.end, "clock": lambda: self.states.here.clock,
+            "set_clock": self._set_clock, "set_timer": self._set_timer,
+        }  # fmt: skip
         for port in fields(device):
             if port.metadata.get("host") and port.name in ports:
                 setattr(device, port.name, ports[port.name])
+
+    def _set_clock(self, now: int) -> None:
+        jump = now - self.states.here.clock
+        for hart in self.harts:
+            hart.shift_clock(jump)
+
+    def _set_timer(self, number: int, when: int) -> None:
+        if number < len(self.harts):
+            self.harts[number].set_machine_timer(when)
 
     def _start(self) -> None:
         """Power on, or a reset: everything as it was, but for what the harts have counted."""
@@ -158,15 +201,21 @@ class RiscvBoard:
         for hart in self.harts:
             before = self._totals()
             hart.reset()
-            hart.state.supervisor_calls, hart.supervisor_call = 1, self._sbi
+            hart.state.supervisor_calls = int(self._firmware is None)
+            hart.supervisor_call = self._sbi if self._firmware is None else None
             hart.state.time_offset = self.harts[0].state.time_offset
             now = self._totals()
             for name, value in before.items():
                 self._carried[name] = self._carried.get(name, 0) + value - now[name]
         for each in self.devices:
             each.device.reset()
-        self._enter(self.harts[0], self._entry, self._tree_at)
-        self.states.reset({0})
+        if self._firmware is None:
+            self._enter(self.harts[0], self._entry, self._tree_at)
+            self.states.reset({0})
+            return
+        for number, hart in enumerate(self.harts):
+            hart.pc, hart.a0, hart.a1, hart.a2 = self._firmware, number, self._tree_at, _INFO
+        self.states.reset(range(len(self.harts)))
 
     def _enter(self, hart: Processor, entry: int, opaque: int) -> None:
         hart.enter_supervisor(entry, self.harts.index(hart), opaque)
@@ -233,6 +282,12 @@ class RiscvBoard:
         for each in self.devices:
             each.device.close()
         self.bus.ram.close()
+
+
+def _dynamic_info(entry: int) -> bytes:
+    """struct fw_dynamic_info of OpenSBI (include/sbi/fw_dynamic.h), version 2: the next stage is
+    entered in S-mode, on hart 0."""
+    return struct.pack("<6Q", 0x4942534F, 2, entry, 1, 0, 0)
 
 
 def _cpu(number: int) -> Node:

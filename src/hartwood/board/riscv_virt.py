@@ -10,7 +10,9 @@ from typing import ClassVar
 
 from hartwood.board.riscv import BoardError, Ending, RiscvBoard
 from hartwood.board.table import Place, Row
+from hartwood.dev.clint import Clint
 from hartwood.dev.finisher import Finisher
+from hartwood.dev.goldfish_rtc import GoldfishRtc
 from hartwood.dev.plic import Plic
 from hartwood.dev.uart16550 import Uart16550
 
@@ -24,6 +26,8 @@ class RiscvVirt(RiscvBoard):
     compatible: ClassVar[str] = "riscv-virtio"
     ram: ClassVar[int] = 0x8000_0000
     finisher = Place(Finisher, at=0x10_0000)
+    rtc = Place(GoldfishRtc, at=0x10_1000, irq=11)
+    clint = Place(Clint, at=0x0200_0000)
     plic = Place(Plic, at=0x0C00_0000)
     uart = Place(Uart16550, at=0x1000_0000, irq=10)
     slots = Row(at=0x1000_1000, step=0x1000, count=8, irq=1)

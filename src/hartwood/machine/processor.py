@@ -11,6 +11,7 @@ from hartwood.bits.ints import Int, Trap
 from hartwood.errors import Error, MemoryFault
 from hartwood.isa.riscv.regs import F_NAMES, X_NAMES
 from hartwood.isa.riscv.system import ADUE, CBCFE, CBIE, CBZE, FS, MACHINE, PBMTE, SD, SIE, STCE
+from hartwood.isa.riscv.trap import MTI, STI
 from hartwood.jit import abi, sysabi
 from hartwood.jit.syscode import system_code
 from hartwood.machine.floating import flags_of, mxcsr_of
@@ -239,6 +240,18 @@ class Processor:
         self.state.stimecmp = when & _U64
         self.state.attention = 1
 
+    def set_machine_timer(self, when: int) -> None:
+        """Set mtimecmp: interrupt 7 at guest time `when`. From any thread."""
+        self.state.mtimecmp = when & _U64
+        self.state.attention = 1
+        self._wake.set()
+
+    def shift_clock(self, ticks: int) -> None:
+        """Guest time jumps by so many ticks. From any thread."""
+        self.state.time_offset = self.state.time_offset + ticks & _U64
+        self.state.attention = 1
+        self._wake.set()
+
     def wait(self) -> None:
         """Wait for an interrupt that is enabled in mie, or for `request_stop`, as WFI does. For
         the thread that runs this hart."""
@@ -392,7 +405,9 @@ class Processor:
         self._wake.clear()
         if state.lines & state.mie or state.posted or state.stop:
             return True
-        alarm = min(state.stimecmp, state.mtimecmp)
+        # An interrupt that is not enabled in mie ends no wait (Priv. 3.3.3).
+        alarms = ((state.stimecmp, 1 << STI), (state.mtimecmp, 1 << MTI))
+        alarm = min(when if state.mie & bit else _U64 for when, bit in alarms)
         if self.deterministic:
             if alarm == _U64:
                 return False

@@ -170,11 +170,12 @@ def _signals_to(pipe: int) -> Iterator[None]:
 
 
 def boot(
-    kernel: Path,
+    kernel: Path | None,
     initrd: Path | None,
     append: str,
     memory: str,
     harts: int,
+    bios: str,
     until: str | None,
     timeout: float | None,
     stats: Path | None,
@@ -187,7 +188,7 @@ def boot(
     if stats is not None:
         _write_stats(stats, {})  # what cannot be written is said before the guest runs
     with RiscvVirt(
-        kernel=kernel, initrd=initrd, append=append, memory=size(memory), harts=harts
+        kernel=kernel, initrd=initrd, append=append, memory=size(memory), harts=harts, bios=bios
     ) as board:
         console = Console(board)
         wanted = board.uart.saw(os.fsencode(until)) if until else lambda: False

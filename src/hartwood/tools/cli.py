@@ -78,11 +78,14 @@ def run(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> int:
 
 @app.command()
 def boot(
-    kernel: Annotated[Path, typer.Option(help="a Linux Image, an ELF file, or raw code")],
+    kernel: Annotated[
+        Path | None, typer.Option(help="a Linux Image, an ELF file, or raw code")
+    ] = None,
     initrd: Annotated[Path | None, typer.Option(help="an initramfs")] = None,
     append: Annotated[str, typer.Option(help="the kernel's command line")] = "console=ttyS0",
     memory: Annotated[str, typer.Option(help="such as 512M or 2G")] = "512M",
     harts: Annotated[int, typer.Option(help="processors, 1 to 8")] = 1,
+    bios: Annotated[str, typer.Option(help="firmware to enter in M-mode, or builtin")] = "builtin",
     until: Annotated[str | None, typer.Option(help="stop when TEXT was on the console")] = None,
     timeout: Annotated[float | None, typer.Option(help="give up after so many seconds")] = None,
     stats: Annotated[Path | None, typer.Option(help="where the counters go as JSON")] = None,
@@ -94,7 +97,7 @@ def boot(
     """
     from hartwood.tools.boot import boot as run_machine
 
-    return run_machine(kernel, initrd, append, memory, harts, until, timeout, stats)
+    return run_machine(kernel, initrd, append, memory, harts, bios, until, timeout, stats)
 
 
 @guests_app.command("list")
