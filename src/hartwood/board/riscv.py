@@ -82,8 +82,6 @@ class RiscvBoard:
             self.devices = list(placed(self, devices))
         except IndexError:
             raise BoardError("there are more devices than slots on this board") from None
-        self._firmware: int | None = None
-        self._contents: list[tuple[int, bytes]] = []
         low = self._load_code(kernel, bios)
         self._load_data(low, initrd, append, harts)
         self.bus = new_bus(memory + _PAGE)
@@ -109,6 +107,8 @@ class RiscvBoard:
     def _load_code(self, kernel: str | Path | None, bios: str | Path) -> int:
         """Decide where firmware and kernel lie; gives where the memory that they take ends."""
         images: list[tuple[str | Path, Kernel]] = []
+        self._firmware: int | None = None
+        self._contents: list[tuple[int, bytes]] = []
         if bios != BUILTIN:
             images.append((bios, load(Path(bios), self.ram, 0, "firmware")))
             self._firmware = images[0][1].entry

@@ -49,9 +49,9 @@ class Plic(Device):
             self.settle()
 
     def _latch(self) -> None:
-        """The gateway of a level passes one request on until it is completed (chapter 5)."""
+        """The gateway of a level passes one request on until it is completed; a request stays
+        though its wire falls, and the handler finds nothing to do (chapter 5)."""
         self.pending |= self.levels & ~self.served
-        self.pending &= self.levels | self.served
 
     def _enabled(self, context: int) -> int:
         words = self.enable[context * _WORDS : (context + 1) * _WORDS]
