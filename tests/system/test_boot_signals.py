@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from system.test_boot import Terminal, boot
-from unit.small_guests import FOREVER, POWEROFF, REBOOT, kernel, put
+from hartwood.tools import cli
+from system.test_boot import Terminal
+from unit.small_guests import FOREVER, HSM, POWEROFF, REBOOT, RESET, call, kernel, put
 
 READY = put("ready\n")
+#: `hartwood boot` in this process: its status, what the guest said, what it said itself.
+Here = Callable[..., tuple[int, str, str]]
 SLEEPS = READY + "sleep: wfi\nj sleep\n"
+POWEROFF_BARE = "li t0, 0x100000\nli t1, 0x5555\nsw t1, 0(t0)\n" + FOREVER
 #: It says something without end.
 TALKS = READY + "li t0, 0x10000000\nli t1, 46\nagain: sb t1, 0(t0)\nj again\n"
+
+
+@pytest.fixture
+def here(capfd: pytest.CaptureFixture[str]) -> Here:
+    def run(*words: str) -> tuple[int, str, str]:
+        status = cli.main(["boot", *words])
+        return status, *capfd.readouterr()
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -47,8 +62,9 @@ def test_a_signal_stops_it_and_the_terminal_is_as_it_was(
         terminal.close()
 
 
-@pytest.mark.parametrize("code", [SLEEPS, TALKS], ids=["sleeps", "talks"])
-@pytest.mark.parametrize("reads", [True, False])
+@pytest.mark.parametrize(
+    ("code", "reads"), [(SLEEPS, True), (TALKS, True), (TALKS, False)], ids=range(3)
+)
 def test_control_c_stops_a_piped_run(
     hartwood_command: list[str], tmp_path: Path, code: str, reads: bool
 ) -> None:
@@ -110,7 +126,7 @@ def test_a_reader_that_goes_ends_it(hartwood_command: list[str], tmp_path: Path)
         process.kill()
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+@pytest.mark.parametrize("closed", [">&-", "<&- >&-"])
 def test_closed_streams_are_nobodys(
     hartwood_command: list[str], tmp_path: Path, closed: str
 ) -> None:
@@ -122,11 +138,10 @@ def test_closed_streams_are_nobodys(
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_all_of_a_long_output_arrives(hartwood_command: list[str], tmp_path: Path) -> None:
+def test_all_of_a_long_output_arrives(here: Here, tmp_path: Path) -> None:
     code = "li t0, 0x10000000\nli t1, 46\nli t2, 30000\nagain: sb t1, 0(t0)\naddi t2, t2, -1\n"
     path = kernel(tmp_path, code + "bne t2, zero, again\n" + POWEROFF)
-    done = boot(hartwood_command, "--kernel", str(path), "--timeout", "60")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "." * 30000, "")
+    assert here("--kernel", str(path), "--timeout", "60") == (0, "." * 30000, "")
 
 
 def test_what_is_said_is_seen_at_once(hartwood_command: list[str], tmp_path: Path) -> None:
@@ -143,11 +158,37 @@ def test_what_is_said_is_seen_at_once(hartwood_command: list[str], tmp_path: Pat
         process.communicate()
 
 
-def test_resets_without_end_are_a_failure(hartwood_command: list[str], tmp_path: Path) -> None:
-    done = boot(hartwood_command, "--kernel", str(kernel(tmp_path, READY + REBOOT)))
-    assert done.returncode == 1
-    assert done.stdout.count("ready") == 3
-    assert done.stderr == "hartwood: the guest resets itself over and over\n"
+def test_resets_without_end_are_a_failure(here: Here, tmp_path: Path) -> None:
+    status, out, complaint = here("--kernel", str(kernel(tmp_path, READY + REBOOT)))
+    assert (status, out) == (1, "ready\n" * 3)
+    assert complaint == "hartwood: the guest resets itself over and over\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint"),
+    [
+        (call(RESET, 0, 0, 1), "the guest ended: fail 1"),
+        (call(RESET, 0, 2, 1), "the guest ended: fail 1"),
+        ("li t0, 0x100000\nli t1, 0x33333\nsw t1, 0(t0)\n", "the guest ended: fail 3"),
+        (call(HSM, 1), "the guest has stopped all its harts, and nothing can start one again"),
+    ],
+    ids=range(4),
+)
+def test_a_failure_that_the_guest_tells_of_is_one(
+    here: Here, tmp_path: Path, code: str, complaint: str
+) -> None:
+    told = here("--kernel", str(kernel(tmp_path, code + FOREVER)))
+    assert told == (1, "", f"hartwood: {complaint}\n")
+
+
+def test_firmware_alone_is_run(here: Here, tmp_path: Path) -> None:
+    """Without a kernel; and where there is neither, or no such file, it is one line."""
+    path = kernel(tmp_path, READY + POWEROFF_BARE)  # it can lie anywhere
+    assert here("--bios", str(path)) == (0, "ready\n", "")
+    nothing = "hartwood: there is nothing to run; give a kernel, or firmware as bios\n"
+    assert here() == (2, "", nothing)
+    absent = "hartwood: /nowhere/fw: cannot read the firmware: No such file or directory\n"
+    assert here("--bios", "/nowhere/fw") == (2, "", absent)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +196,7 @@ def test_resets_without_end_are_a_failure(hartwood_command: list[str], tmp_path:
     [
         (["--stats", "/nowhere/x"], "--stats /nowhere/x: cannot write it: No such file"),
         (["--stats", "/"], "--stats /: cannot write it: Is a directory"),
-        ([b"--append", b"gr\xe9"], "bootargs: this is not text in UTF-8"),
+        (["--append", os.fsdecode(b"gr\xe9")], "bootargs: this is not text in UTF-8"),
         (["--memory", "9" * 5000], "--memory 99999"),
         (["--memory", "65G"], "69793218560 bytes of memory cannot be"),
         (["--memory", "0"], "0 bytes of memory cannot be"),
@@ -167,27 +208,28 @@ def test_resets_without_end_are_a_failure(hartwood_command: list[str], tmp_path:
     ids=range(10),
 )
 def test_what_cannot_be_is_one_short_line(
-    hartwood_command: list[str], tmp_path: Path, words: list[str], complaint: str
+    here: Here, tmp_path: Path, words: list[str], complaint: str
 ) -> None:
     path = kernel(tmp_path, READY + POWEROFF)
-    done = subprocess.run(
-        [*hartwood_command, "boot", "--kernel", str(path), *words],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"hartwood: {complaint}")
-    assert done.stderr.count("\n") == 1
-    assert len(done.stderr) < 200
-    assert done.stdout == ""
+    status, out, told = here("--kernel", str(path), *words)
+    assert (status, out) == (2, "")
+    assert told.startswith(f"hartwood: {complaint}")
+    assert told.count("\n") == 1
+    assert len(told) < 200
 
 
-def test_statistics_that_cannot_be_written_in_the_end(
-    hartwood_command: list[str], tmp_path: Path
-) -> None:
+def test_statistics_that_cannot_be_written_in_the_end(here: Here, tmp_path: Path) -> None:
     """/dev/full takes the file but not what is in it."""
     if not os.path.exists("/dev/full"):
         pytest.skip("missing: /dev/full")
     path = kernel(tmp_path, READY + POWEROFF)
-    done = boot(hartwood_command, "--kernel", str(path), "--stats", "/dev/full")
-    assert done.returncode == 2
-    assert done.stderr == "hartwood: --stats /dev/full: cannot write it: No space left on device\n"
+    complaint = "hartwood: --stats /dev/full: cannot write it: No space left on device\n"
+    assert here("--kernel", str(path), "--stats", "/dev/full") == (2, "", complaint)
+
+
+def test_statistics_are_written(here: Here, tmp_path: Path) -> None:
+    path, stats = kernel(tmp_path, READY + POWEROFF), tmp_path / "stats.json"
+    assert here("--kernel", str(path), "--stats", str(stats)) == (0, "ready\n", "")
+    counters = json.loads(stats.read_text())
+    assert 10 < counters["instructions"] < 100
+    assert counters["engine"] == "interp"
