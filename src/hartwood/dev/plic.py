@@ -44,6 +44,8 @@ class Plic(Device):
         """A device's wire changes; from any thread."""
         with self.lock:
             bit = 1 << source
+            if bool(self.levels & bit) == level:
+                return
             self.levels = self.levels | bit if level else self.levels & ~bit
             self._latch()
             self.settle()
