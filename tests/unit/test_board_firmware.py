@@ -131,6 +131,33 @@ def test_firmware_answers_its_own_calls(tmp_path: Path) -> None:
     assert ours(path) == ("poweroff", ["j"])  # 9
 
 
+def test_a_hart_wakes_another_by_its_software_interrupt(tmp_path: Path) -> None:
+    """By way of the CLINT, while it sleeps or before."""
+    code = (
+        "bne a0, zero, second\nli t0, 8\ncsrw mie, t0\nsleep: wfi\ncsrr t0, mip\nandi t0, t0, 8\n"
+    )
+    code += "beq t0, zero, sleep\n" + put("woken") + OFF.replace("stays", "ends")
+    code += f"second: {write(CLINT, 1)}" + FOREVER
+    assert ours(firmware(tmp_path, code), harts=2) == ("poweroff", ["woken"])
+
+
+def test_a_hart_sets_the_timer_of_another(tmp_path: Path) -> None:
+    """One that waits for a time that is centuries away."""
+    code = "bne a0, zero, second\nli t0, 128\ncsrw mie, t0\nsleep: wfi\ncsrr t0, mip\n"
+    code += "andi t0, t0, 128\nbeq t0, zero, sleep\n" + put("rung") + OFF.replace("stays", "ends")
+    code += "second: li t0, 200000\nspins: addi t0, t0, -1\nbne t0, zero, spins\n"
+    code += write(CLINT + 0x4000, 0, 8) + FOREVER
+    assert ours(firmware(tmp_path, code), harts=2) == ("poweroff", ["rung"])
+
+
+def test_an_alarm_that_is_not_enabled_keeps_nobody_awake(tmp_path: Path) -> None:
+    """mtimecmp is over, but only software interrupts end the wait: the hart does nothing."""
+    code = write(CLINT + 0x4000, 0, 8) + "li t0, 8\ncsrw mie, t0\nsleep: wfi\nj sleep\n"
+    with RiscvVirt(bios=firmware(tmp_path, code), memory=32 << 20) as board:
+        assert board.run(seconds=0.5).reason == "seconds"
+        assert int(str(board.stats()["instructions"])) < 100
+
+
 def test_a_lockup_of_any_hart_is_one_of_the_machine(tmp_path: Path) -> None:
     path = firmware(tmp_path, "beq a0, zero, waits\n.word 0\nwaits: wfi\nj waits\n")
     assert ours(path, harts=2)[0] == "lockup"
