@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from errno import EEXIST, EINVAL, ENOMEM
 
 from hartwood.errors import MappingError, MemoryFault
-from hartwood.mem import hostmem
+from hartwood.mem import hostmem, versions
 from hartwood.mem.hostmem import MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PAGE
 
 _READ_WRITE = hostmem.PROT_READ | hostmem.PROT_WRITE
@@ -57,6 +57,8 @@ class Ram:
         self._flags = hostmem.view(self.flags_at, self.pages)
         self._memory = hostmem.view(self.host, capacity)
         self._used = 0
+        #: What the memory is mapped from once there was a snapshot.
+        self._store: versions.Store | None = None
 
     def map(self, at: int, size: int) -> Region:
         """Put `size` bytes of zeros at guest-physical `at`, both multiples of 4096.
@@ -132,9 +134,73 @@ class Ram:
 
     def clear(self) -> None:
         """Make all memory zero again and forget all code. No hart may run."""
-        for at, size in ((self.host, self.capacity), (self.flags_at, self.pages),
-                         (self.records, self._records_size)):  # fmt: skip
+        self._map_from(None)
+        for at, size in ((self.flags_at, self.pages), (self.records, self._records_size)):
             hostmem.madvise(at, size, _DONTNEED)
+
+    # Snapshots. No hart may run meanwhile.
+    def _map_from(self, store: versions.Store | None) -> None:
+        """Make the memory what a store holds, or zero, at the same host address."""
+        if store is None:
+            hostmem.mmap(self.host, self.capacity, _READ_WRITE, _FLAGS | hostmem.MAP_FIXED)
+        elif store is self._store:
+            hostmem.madvise(self.host, self.capacity, _DONTNEED)
+        else:
+            flags = MAP_PRIVATE | MAP_NORESERVE | hostmem.MAP_FIXED
+            hostmem.mmap(self.host, self.capacity, _READ_WRITE, flags, store.fd)
+        if self._store is not None and store is not self._store:
+            self._store.user = None
+        if store is not None:
+            store.user = self
+        self._store = store
+
+    def _written(self, first: int, last: int) -> bytes:
+        """A byte for each page: whether it may differ from what the store holds."""
+        marks = versions.written(self.host, first, last)
+        if marks is not None:
+            return marks
+        if self._store is None:
+            return b"\1" * (last - first)
+        same, marks = self._store, b""
+        for page in range(first, last):
+            now = bytes(self._memory[page * PAGE : (page + 1) * PAGE])
+            marks += b"\1" if now != same.read(page, 1) else b"\0"
+        return marks
+
+    def snapshot(self) -> versions.Version:
+        """What the memory holds now. Only what was written since the last snapshot or `restore`
+        is copied. Raises `VersionError`, with nothing changed, where the host has no room."""
+        store = self._store or versions.Store(self.pages)
+        runs = versions.marked(self._written(0, self._used // PAGE))
+        version = store.commit(
+            (first, self._memory[first * PAGE : last * PAGE]) for first, last in runs
+        )
+        self._map_from(store)
+        return version
+
+    def restore(self, version: versions.Version) -> None:
+        """Become what the memory was, or another memory as large; what was decoded from pages
+        that change is forgotten, and every hart has to forget its translations. Raises
+        `VersionError` with nothing changed."""
+        if version.store.pages != self.pages or self.closed:
+            raise versions.VersionError(
+                f"a snapshot of {version.store.pages} pages does not fit a memory of {self.pages}"
+            )
+        if not version.store.claim(self):
+            version = versions.Store.of(self.pages, version.pieces())
+        store, flags = version.store, bytes(self._flags[: self._used // PAGE])
+        try:
+            changed = store.reroot(version)
+        except versions.VersionError:
+            store.user = self if store is self._store else None
+            raise
+        code: list[int] = []
+        for first, last in versions.marked(flags):
+            marks = self._written(first, last) if store is self._store else b"\1" * (last - first)
+            code += [n for n in range(first, last) if marks[n - first] or n in changed]
+        self._map_from(store)
+        for page in code:
+            self._discard(page * PAGE, PAGE)
 
     @property
     def closed(self) -> bool:
@@ -147,7 +213,7 @@ class Ram:
         if self.records:
             hostmem.munmap(self.records, self._records_size)
             hostmem.munmap(self.table_at, PAGE)
-            hostmem.madvise(self.host, self.capacity, _DONTNEED)
+            self._map_from(None)
             hostmem.munmap(self.flags_at, self.pages)
             self.records = 0
             self.regions.clear()
