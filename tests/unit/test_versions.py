@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -295,7 +296,7 @@ def test_runs_of_marks(marks: bytes) -> None:
     assert {n for first, last in runs for n in range(first, last)} == {
         n for n, mark in enumerate(marks) if mark
     }
-    assert all(last < first for (_, last), (first, _) in zip(runs, runs[1:], strict=False))
+    assert all(last < first for (_, last), (first, _) in itertools.pairwise(runs))
 
 
 def test_a_pagemap_that_ends_early_is_not_believed(
