@@ -15,6 +15,7 @@ from hartwood.isa.riscv.trap import MTI, STI
 from hartwood.jit import abi, sysabi
 from hartwood.jit.syscode import system_code
 from hartwood.machine.floating import flags_of, mxcsr_of
+from hartwood.machine.gate import Gate
 from hartwood.machine.sysreference import SYSTEM, SystemIntHart, SystemReference
 from hartwood.mem.bus import Bus
 
@@ -39,7 +40,9 @@ _FLOATS = {
     **{f"f{index}": index for index in range(32)},
 }
 #: Fields of the state that are saved as they are.
-_SAVED = ("pc", *sysabi.REGISTERS)
+_SAVED = ("pc", "reserved_address", "reserved_value", *sysabi.REGISTERS)
+#: Interrupts that have a wire (Priv. 3.1.9).
+_LINES = 1 << 3 | 1 << 7 | 1 << 9 | 1 << 11
 _CSRS = {csr.name: csr for csr in SYSTEM.csrs.values()}
 _Read = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
 _Write = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
@@ -82,6 +85,10 @@ class Processor:
         self._wake = threading.Event()
         self._lines = threading.Lock()
         self._failure: BaseException | None = None
+        #: Where this hart waits while its machine is held.
+        self.gate = Gate()
+        #: Somebody asked for a stop; the thread that is in `run`.
+        self._asked, self._thread = False, 0
         #: Handles an ecall from S-mode where it is not the guest's own firmware that does.
         self.supervisor_call: Callable[[Processor], None] | None = None
         #: Instructions that the last piece of a run took, trapped ones included.
@@ -109,11 +116,23 @@ class Processor:
         state.io_read, state.io_write = (
             ctypes.cast(call, ctypes.c_void_p).value for call in self._callbacks
         )
-        if not self.deterministic:
-            libc = ctypes.CDLL(None)
-            state.clock = ctypes.cast(libc.clock_gettime, ctypes.c_void_p).value
+        self.thaw()
         self.clock = 0
         self._context()
+
+    def freeze(self) -> None:
+        """Guest time stands, until `thaw`. Not while the hart runs."""
+        now = self.clock
+        self.state.clock = 0  # from here on it is the instruction count
+        self.clock = now
+
+    def thaw(self) -> None:
+        """Guest time goes on with the host's clock, unless it is the instruction count."""
+        if not self.deterministic:
+            now = self.clock
+            clock = ctypes.CDLL(None).clock_gettime
+            self.state.clock = ctypes.cast(clock, ctypes.c_void_p).value
+            self.clock = now
 
     # Registers and time.
     def __getattr__(self, name: str) -> int:
@@ -137,6 +156,10 @@ class Processor:
 
     def set_register(self, name: str, value: int) -> None:
         """Write a register by its manual name, a CSR as M-mode would. Raises `RegisterError`."""
+        with self.gate.hold():
+            self._set(name, value)
+
+    def _set(self, name: str, value: int) -> None:
         if name == "pc":
             self.state.pc = value & ~1
         elif name in _NUMBERS:
@@ -152,6 +175,10 @@ class Processor:
 
     def _privileged(self, name: str, what: Callable[[], object]) -> object:
         """Access a CSR as M-mode would, and floating-point ones whatever mstatus.FS says."""
+        with self.gate.hold():
+            return self._as_machine(name, what)
+
+    def _as_machine(self, name: str, what: Callable[[], object]) -> object:
         state = self.state
         mode = state.mode
         off = name in ("fflags", "frm", "fcsr") and not state.mstatus & FS
@@ -272,8 +299,15 @@ class Processor:
 
     def request_stop(self) -> None:
         """Make `run` return with "stopped" soon."""
-        self.state.stop = 1
-        self.state.attention = 1
+        self._asked = True
+        self.kick()
+
+    def kick(self) -> None:
+        """Make this hart leave native code soon. A deterministic one does so where it would have
+        anyway, unless it is its own instruction that asks."""
+        if not self.deterministic or self._thread == threading.get_ident():
+            self.state.stop = 1
+            self.state.attention = 1
         self._wake.set()
 
     # Devices: called by generated code, which cannot take an exception.
@@ -319,26 +353,41 @@ class Processor:
         """Run until `instructions` have been executed or have trapped, `seconds` have passed, or
         `until`: an address that the pc has to reach (one instruction at a time, so slowly), or a
         function that is asked every few milliseconds."""
-        deadline = None if seconds is None else time.monotonic() + seconds
+        deadline = None if seconds is None else self._now() + seconds
         left = instructions
         single = isinstance(until, int)
-        self.state.stop = 0
+        self.state.stop, self._asked = 0, False
         while True:
             if callable(until) and until():
                 return Stop("until", self.pc)
             if left is not None and left <= 0:
                 return Stop("instructions", self.pc)
-            if deadline is not None and time.monotonic() >= deadline:
+            if deadline is not None and self._now() >= deadline:
                 return Stop("seconds", self.pc)
             most = SLICE if left is None else left - _OVERRUN
-            reason = self._go(1 if single or most <= 0 else min(most, SLICE))
+            stop = self._piece(1 if single or most <= 0 else min(most, SLICE), deadline)
             if left is not None:
                 left -= self._spent
-            stop = self._after(reason, deadline)
             if stop is not None:
                 return stop
             if single and self.pc == until:
                 return Stop("until", self.pc)
+
+    def _now(self) -> float:
+        """Seconds that the machine was not held."""
+        return time.monotonic() - self.gate.seconds
+
+    def _piece(self, count: int, deadline: float | None) -> Stop | None:
+        """Run about `count` instructions and deal with what they ask of Python, while nobody
+        holds the machine; gives a stop where that ends the run."""
+        if not self.gate.enter(self):
+            return Stop("stopped", self.pc)
+        try:
+            self._thread = threading.get_ident()
+            return self._after(self._go(count), deadline)
+        finally:
+            self._thread = 0
+            self.gate.leave()
 
     def _go(self, count: int) -> int:
         """Run about `count` instructions, exactly one for 1; gives the reason of coming back."""
@@ -383,8 +432,9 @@ class Processor:
             return Stop("waiting", self.pc)
         elif reason == sysabi.LOCKUP:
             return Stop("lockup", self.pc)
-        if state.stop:
-            state.stop = 0
+        state.stop = 0
+        if self._asked:
+            self._asked = False
             return Stop("stopped", self.pc)
         return None
 
@@ -403,7 +453,7 @@ class Processor:
         """Wait for an interrupt; False where none can come any more."""
         state = self.state
         self._wake.clear()
-        if state.lines & state.mie or state.posted or state.stop:
+        if state.lines & state.mie or state.posted or state.stop or self._asked:
             return True
         # An interrupt that is not enabled in mie ends no wait (Priv. 3.3.3).
         alarms = ((state.stimecmp, 1 << STI), (state.mtimecmp, 1 << MTI))
@@ -416,8 +466,8 @@ class Processor:
         ticks = alarm - self.clock if alarm != _U64 else sysabi.FREQUENCY * 3600
         wait = ticks / sysabi.FREQUENCY
         if deadline is not None:
-            wait = min(wait, deadline - time.monotonic())
-        if wait > 0:
+            wait = min(wait, deadline - self._now())
+        if wait > 0 and not self.gate.wanted:
             before = time.monotonic()
             self._wake.wait(wait)
             self.idle_seconds += time.monotonic() - before
@@ -429,12 +479,14 @@ class Processor:
         state = self.state
         flags = flags_of(state.mxcsr) | state.frm << 5
         values: dict[str, int | list[int]] = {name: getattr(state, name) for name in _SAVED}
+        values["mip"] = state.mip | state.posted
         values |= {"x": list(state.x)[:32], "f": list(state.f), "fcsr": flags}
         return values | {"clock": self.clock, "instructions": self.instructions}
 
-    def restore(self, values: dict[str, int | list[int]]) -> None:
-        """Become what `save` gave, perhaps elsewhere. Raises `ProcessorError` naming what is
-        wrong with a value, with nothing changed; memory is the caller's business."""
+    def restore(self, values: dict[str, int | list[int]], *, foreign: bool = False) -> None:
+        """Become what `save` gave, perhaps elsewhere; where it is `foreign`, values that a guest
+        could not have written are refused too. Raises `ProcessorError` naming what is wrong with
+        a value, with nothing changed; memory is the caller's business."""
         wanted = {*_SAVED, "x", "f", "fcsr", "clock", "instructions"}
         if values.keys() != wanted:
             raise ProcessorError(f"hart state with other fields: {sorted(values.keys() ^ wanted)}")
@@ -448,6 +500,29 @@ class Processor:
             numbers[name] = listed[0]
         if numbers["mode"] not in (0, 1, 3) or numbers["x"] or numbers["fcsr"] > 0xFF:
             raise ProcessorError("hart state with a mode, x0 or fcsr that cannot be")
+        if numbers["pc"] & 1 or numbers["lines"] & ~_LINES:
+            raise ProcessorError("hart state with an odd pc or lines that are not there")
+        before = self.save()
+        self._become(values, numbers)
+        if foreign:
+            wrong = self._illegal()
+            if wrong:
+                self.restore(before)
+                raise ProcessorError(f"hart state with a bad {wrong}: {values[wrong]!r}")
+
+    def _illegal(self) -> str:
+        """A register that its own CSR would not take (WARL, Priv. 2.3): writing it what it holds
+        changes it."""
+        for name in _SAVED:
+            csr = _CSRS.get(name)
+            if csr is not None and csr.write is not None:
+                held = int(getattr(self.state, name))
+                self._set(name, Int(0, 64)._of(self._privileged(name, lambda: csr.read(self._int))))
+                if int(getattr(self.state, name)) != held:
+                    return name
+        return ""
+
+    def _become(self, values: dict[str, int | list[int]], numbers: dict[str, int]) -> None:
         state = self.state
         for name in _SAVED:
             setattr(state, name, numbers[name])
@@ -456,7 +531,7 @@ class Processor:
         state.frm = numbers["fcsr"] >> 5
         state.frm_reserved = state.frm > 3
         state.mxcsr = mxcsr_of(numbers["fcsr"] & 31, state.frm)
-        state.reserved_address, state.posted, state.stop = _U64, 0, 0
+        state.posted, state.stop = 0, 0
         state.goal, state.budget, state.left = numbers["instructions"], 0, 0
         self.clock = numbers["clock"]
         self._context()
