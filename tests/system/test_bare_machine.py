@@ -13,7 +13,7 @@ import hartwood.machine as machine_room
 from hartwood.errors import MappingError, MemoryFault
 from hartwood.isa.riscv import RISCV
 from hartwood.isa.riscv.system import SYSTEM
-from hartwood.machine.bare import Machine, MachineError, new_bus
+from hartwood.machine.bare import Machine, MachineError, StateError, new_bus
 from hartwood.machine.processor import Processor, ProcessorError, RegisterError
 
 RAM, SIZE = 0x8000_0000, 1 << 20
@@ -354,22 +354,22 @@ def test_a_saved_hart_goes_on_elsewhere() -> None:
     first, second = make(), make()
     first.mstatus, first.frm, first.fa0 = 1 << 13, 1, 1 << 62
     first.run(instructions=1001)
-    saved = first.save()
+    saved = first.save_hart()
     for machine in (first, second):
-        machine.restore(saved)
+        machine.load_hart(saved)
         machine.run(instructions=501)
-    assert first.save() == second.save() != saved
+    assert first.save_hart() == second.save_hart() != saved
     assert (second.frm, second.fa0, second.a0) == (1, 1 << 62, first.a0)
-    before = second.save()
+    before = second.save_hart()
     for wrong in (
         {"pc": -1}, {"pc": 1 << 64}, {"pc": "0"}, {"mode": 2}, {"x": [0] * 31}, {"x": [1] * 32},
         {"f": 5}, {"fcsr": 256}, {"bogus": 1}, {"satp": [1, 2]}, {"mie": True}, {"clock": 0.5},
     ):  # fmt: skip
         with pytest.raises(ProcessorError, match=r"hart state"):
-            second.restore({**saved, **wrong})  # type: ignore[dict-item]
+            second.load_hart({**saved, **wrong})  # type: ignore[dict-item]
     with pytest.raises(ProcessorError, match="mepc"):
-        second.restore({name: value for name, value in saved.items() if name != "mepc"})
-    assert second.save() == before
+        second.load_hart({name: value for name, value in saved.items() if name != "mepc"})
+    assert second.save_hart() == before
     first.close()
     second.close()
 
@@ -381,7 +381,7 @@ def test_a_closed_machine_says_so() -> None:
     machine.mem[RAM : RAM + 8] = b"\xff" * 8
     machine.close()
     machine.close()
-    with pytest.raises(ProcessorError, match="closed"):
+    with pytest.raises(StateError, match="closed"):
         machine.run(instructions=1)
     with pytest.raises(MemoryFault):
         _ = machine.mem[RAM : RAM + 8]

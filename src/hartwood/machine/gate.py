@@ -92,10 +92,9 @@ class Gate:
         return threading.get_ident() in self._inside
 
     def close(self) -> None:
-        """Hold the machine until `open`; returns when its harts stand still."""
+        """Hold the machine until `open`. For who holds it."""
         with self.changed:
             self._closed, self._since = True, time.monotonic()
-            self._empty()
 
     def open(self) -> None:
         """Let the harts run again."""
@@ -107,6 +106,4 @@ class Gate:
         """Whether harts that come are turned away."""
         with self.changed:
             self._ended = ended
-            for hart in self._inside.values():
-                hart.kick()
             self.changed.notify_all()

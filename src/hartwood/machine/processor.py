@@ -6,6 +6,7 @@ import ctypes
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 
 from hartwood.bits.ints import Int, Trap
 from hartwood.errors import Error, MemoryFault
@@ -100,9 +101,9 @@ class Processor:
         self._reference = SystemReference(self._int, self.state, bus)
         self._number = number
         bus.ram.add_hart(self._at)
-        self.reset()
+        self.power_on()
 
-    def reset(self) -> None:
+    def power_on(self) -> None:
         """The state after power-on, pc 0, time 0 (Priv. 3.4)."""
         fresh, state = self.code.new_state(), self.state
         ctypes.memmove(self._at, ctypes.addressof(fresh), ctypes.sizeof(state))
@@ -474,7 +475,7 @@ class Processor:
         return True
 
     # Life.
-    def save(self) -> dict[str, int | list[int]]:
+    def save_hart(self) -> dict[str, int | list[int]]:
         """All that the guest can see of this hart, as numbers by name; not while it runs."""
         state = self.state
         flags = flags_of(state.mxcsr) | state.frm << 5
@@ -483,10 +484,10 @@ class Processor:
         values |= {"x": list(state.x)[:32], "f": list(state.f), "fcsr": flags}
         return values | {"clock": self.clock, "instructions": self.instructions}
 
-    def restore(self, values: dict[str, int | list[int]], *, foreign: bool = False) -> None:
-        """Become what `save` gave, perhaps elsewhere; where it is `foreign`, values that a guest
-        could not have written are refused too. Raises `ProcessorError` naming what is wrong with
-        a value, with nothing changed; memory is the caller's business."""
+    def load_hart(self, values: dict[str, int | list[int]], *, foreign: bool = False) -> None:
+        """Become what `save_hart` gave, perhaps elsewhere; where it is `foreign`, values that no
+        guest could have written are refused too. Raises `ProcessorError` naming what is wrong
+        with a value, with nothing changed; memory is the caller's business."""
         wanted = {*_SAVED, "x", "f", "fcsr", "clock", "instructions"}
         if values.keys() != wanted:
             raise ProcessorError(f"hart state with other fields: {sorted(values.keys() ^ wanted)}")
@@ -502,12 +503,12 @@ class Processor:
             raise ProcessorError("hart state with a mode, x0 or fcsr that cannot be")
         if numbers["pc"] & 1 or numbers["lines"] & ~_LINES:
             raise ProcessorError("hart state with an odd pc or lines that are not there")
-        before = self.save()
-        self._become(values, numbers)
+        before = self.save_hart()
+        self._load(values, numbers)
         if foreign:
             wrong = self._illegal()
             if wrong:
-                self.restore(before)
+                self.load_hart(before)
                 raise ProcessorError(f"hart state with a bad {wrong}: {values[wrong]!r}")
 
     def _illegal(self) -> str:
@@ -517,12 +518,13 @@ class Processor:
             csr = _CSRS.get(name)
             if csr is not None and csr.write is not None:
                 held = int(getattr(self.state, name))
-                self._set(name, Int(0, 64)._of(self._privileged(name, lambda: csr.read(self._int))))
+                base = self._privileged(name, partial(csr.base, self._int))
+                self._set(name, Int(0, 64)._of(base))
                 if int(getattr(self.state, name)) != held:
                     return name
         return ""
 
-    def _become(self, values: dict[str, int | list[int]], numbers: dict[str, int]) -> None:
+    def _load(self, values: dict[str, int | list[int]], numbers: dict[str, int]) -> None:
         state = self.state
         for name in _SAVED:
             setattr(state, name, numbers[name])

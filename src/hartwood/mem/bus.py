@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from errno import EEXIST, EINVAL
 from typing import Protocol
@@ -49,11 +49,19 @@ class Bus:
         self.ram = ram
         self._starts: list[int] = []
         self._windows: list[_Window] = []
+        #: What was attached, by address.
+        self.devices: dict[int, Device] = {}
 
     def map(self, at: int, size: int) -> None:
         """Memory at `at`; raises `MappingError` as `Ram.map` does, or where a device is."""
         self._check(at, size)
         self.ram.map(at, size)
+
+    def check(self, places: Sequence[tuple[int, int]]) -> None:
+        """Raises what `map` would if these were mapped one after the other."""
+        for at, size in places:
+            self._check(at, size)
+        self.ram.check(places)
 
     def map_io(self, at: int, size: int, read: Reader, write: Writer) -> None:
         """A device at `at`: two callbacks with offsets. Raises `MappingError` for an overlap."""
@@ -67,6 +75,7 @@ class Bus:
     def attach(self, at: int, device: Device) -> None:
         """Map a device's registers at `at`."""
         self.map_io(at, device.size, device.read, device.write)
+        self.devices[at] = device
 
     def _check(self, at: int, size: int) -> None:
         if at < 0 or size <= 0:

@@ -7,6 +7,7 @@ devices go through `read`, `write` and `view`, which know about decoded code.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from errno import EEXIST, EINVAL, ENOMEM
 
@@ -60,18 +61,33 @@ class Ram:
         #: What the memory is mapped from once there was a snapshot.
         self._store: versions.Store | None = None
 
+    def check(self, places: Sequence[tuple[int, int]]) -> None:
+        """Raises what `map` would if these were mapped one after the other."""
+        taken, room = [(each.at, each.size) for each in self.regions], self.capacity - self._used
+        for at, size in places:
+            if (
+                self.closed
+                or at % PAGE
+                or size % PAGE
+                or size <= 0
+                or at < 0
+                or at + size > 1 << 56
+            ):
+                raise MappingError(EINVAL, "map", at, size)
+            if any(at < start + length and start < at + size for start, length in taken):
+                raise MappingError(EEXIST, "map", at, size)
+            taken.append((at, size))
+            room -= size
+            if room < 0 or len(taken) > REGIONS:
+                raise MappingError(ENOMEM, "map", at, size)
+
     def map(self, at: int, size: int) -> Region:
         """Put `size` bytes of zeros at guest-physical `at`, both multiples of 4096.
 
         Raises `MappingError`: EINVAL for what is no whole page, EEXIST for an overlap, ENOMEM for
         more than the capacity or `REGIONS` regions.
         """
-        if self.closed or at % PAGE or size % PAGE or size <= 0 or at < 0 or at + size > 1 << 56:
-            raise MappingError(EINVAL, "map", at, size)
-        if any(at < r.at + r.size and r.at < at + size for r in self.regions):
-            raise MappingError(EEXIST, "map", at, size)
-        if self._used + size > self.capacity or len(self.regions) == REGIONS:
-            raise MappingError(ENOMEM, "map", at, size)
+        self.check([(at, size)])
         region = Region(at, size, self._used)
         place = 3 * len(self.regions)
         # A region without a size is looked past, so the size comes last.
