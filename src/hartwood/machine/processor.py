@@ -44,6 +44,8 @@ _FLOATS = {
 _SAVED = ("pc", "reserved_address", "reserved_value", *sysabi.REGISTERS)
 #: Interrupts that have a wire (Priv. 3.1.9).
 _LINES = 1 << 3 | 1 << 7 | 1 << 9 | 1 << 11
+#: Registers that are not zero after power-on: XLEN of S and U is 64 (Priv. 3.1.6.3).
+_POWER_ON = {"mstatus": 2 << 32 | 2 << 34, "stimecmp": _U64, "mtimecmp": _U64}
 _CSRS = {csr.name: csr for csr in SYSTEM.csrs.values()}
 _Read = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
 _Write = ctypes.CFUNCTYPE(None, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64)
@@ -111,9 +113,9 @@ class Processor:
         state.memory, state.records, state.flags = ram.host, ram.records, ram.flags_at
         state.table = ram.table_at
         ram.decode = self.code.entries["decode"]
-        state.mode, state.mstatus = MACHINE, 2 << 32 | 2 << 34
-        state.mhartid = self._number
-        state.stimecmp = state.mtimecmp = _U64
+        state.mode, state.mhartid = MACHINE, self._number
+        for name, value in _POWER_ON.items():
+            setattr(state, name, value)
         state.io_read, state.io_write = (
             ctypes.cast(call, ctypes.c_void_p).value for call in self._callbacks
         )
@@ -504,28 +506,31 @@ class Processor:
         if numbers["pc"] & 1 or numbers["lines"] & ~_LINES:
             raise ProcessorError("hart state with an odd pc or lines that are not there")
         before = self.save_hart()
-        self._load(values, numbers)
+        self._load(values)
         if foreign:
             wrong = self._illegal()
+            self._load(before if wrong else values)
             if wrong:
-                self.load_hart(before)
                 raise ProcessorError(f"hart state with a bad {wrong}: {values[wrong]!r}")
 
     def _illegal(self) -> str:
-        """A register that its own CSR would not take (WARL, Priv. 2.3): writing it what it holds
-        changes it."""
-        for name in _SAVED:
-            csr = _CSRS.get(name)
-            if csr is not None and csr.write is not None:
-                held = int(getattr(self.state, name))
-                base = self._privileged(name, partial(csr.base, self._int))
-                self._set(name, Int(0, 64)._of(base))
-                if int(getattr(self.state, name)) != held:
+        """A register that its own CSR would not take (WARL, Priv. 2.3), were it written after
+        power-on. Counters take anything. Leaves the registers in between."""
+        csrs = {name: _CSRS[name] for name in reversed(_SAVED) if name in _CSRS}
+        held = {name: int(getattr(self.state, name)) for name in csrs}
+        bases = {name: self._privileged(name, partial(csrs[name].base, self._int)) for name in csrs}
+        for name in csrs:
+            setattr(self.state, name, _POWER_ON.get(name, 0))
+        for name, csr in csrs.items():  # addresses of PMP before what may lock them
+            if csr.write is not None and name not in ("mcycle", "minstret"):
+                self._set(name, Int(0, 64)._of(bases[name]))
+                if int(getattr(self.state, name)) != held[name]:
                     return name
         return ""
 
-    def _load(self, values: dict[str, int | list[int]], numbers: dict[str, int]) -> None:
+    def _load(self, values: dict[str, int | list[int]]) -> None:
         state = self.state
+        numbers = {name: value for name, value in values.items() if isinstance(value, int)}
         for name in _SAVED:
             setattr(state, name, numbers[name])
         for name in ("x", "f"):
