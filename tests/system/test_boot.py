@@ -17,9 +17,9 @@ import pytest
 
 import hartwood
 from conftest import unavailable
-from hartwood.board import BoardError
 from hartwood.guests import GUESTS
 from hartwood.guests.bootable import MARKER
+from hartwood.machine.gate import StateError
 
 SECONDS = 150
 #: Where Debian's package `opensbi` puts its images.
@@ -213,5 +213,5 @@ def test_a_machine_is_scripted(files: list[str]) -> None:
         machine.uart.feed(b"exit\n")
         assert machine.run(seconds=60).reason == "poweroff"
         assert b"Power down" in out
-        with pytest.raises(BoardError, match="has ended"):
+        with pytest.raises(StateError, match="stopped"):
             machine.run()

@@ -17,6 +17,7 @@ from hartwood.board.table import Place, Placed, placed
 from hartwood.dev.device import Device, host, reg, state
 from hartwood.errors import MappingError
 from hartwood.isa.riscv import profile
+from hartwood.machine.gate import StateError
 from hartwood.machine.sysreference import SYSTEM
 from unit.small_guests import FOREVER, POWEROFF, kernel
 
@@ -209,7 +210,7 @@ def test_a_device_ends_the_machine(board: Board) -> None:
     gadget = Gadget()
     with board(devices=[gadget]) as made:
         gadget.ended("fail 9")
-        with pytest.raises(BoardError, match="fail 9"):
+        with pytest.raises(StateError, match="fail 9"):
             made.run()
 
 

@@ -42,7 +42,7 @@ class Running:
         self.reasons: list[object] = []
         self.thread = threading.Thread(target=self._run, args=(conditions,), daemon=True)
         self.thread.start()
-        until(lambda: machine.status == "running" or not self.thread.is_alive())
+        until(lambda: machine._runner != 0 or not self.thread.is_alive())
 
     def _run(self, conditions: dict[str, object]) -> None:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,11 +19,15 @@ from hartwood.dev.uart16550 import Uart16550
 from hartwood.errors import Error
 from hartwood.isa.riscv import profile
 from hartwood.machine.bare import Processor, new_bus
+from hartwood.machine.life import Life
 from hartwood.machine.processor import FREQUENCY
+from hartwood.machine.snapshot import Snapshot, State
 
 _PAGE, _TREE, _MOST_MEMORY = 4096, 0x1_0000, 64 << 30
 #: Resets in a row, without a byte of input between them, that are a loop.
 _LOOP = 3
+#: When a deterministic machine begins, in nanoseconds since 1970: 1 January 2026.
+_EPOCH = 1_767_225_600 * 10**9
 #: The name of our own firmware, in place of a file's.
 BUILTIN = "builtin"
 #: Where what OpenSBI's fw_dynamic wants to know lies: in QEMU's boot ROM too.
@@ -45,13 +48,14 @@ class Ending:
     reason: str
 
 
-class RiscvBoard:
+class RiscvBoard(Life):
     """A board with a kernel in its memory and its first hart about to enter it in S-mode, firmware
     being our own; or, with a file for `bios`, all harts about to enter that in M-mode.
 
     `memory` is in bytes; `devices` go into the slots of the board's table; without `reboot` a
-    reset ends the machine. Raises `LoaderError` for files that cannot be used and `BoardError` for
-    a board that cannot be.
+    reset ends the machine. With `deterministic` guest time is the instruction count and harts take
+    turns. A `snapshot` is restored at once, and needs no kernel. Raises `LoaderError` for files
+    that cannot be used and `BoardError` for a board that cannot be.
     """
 
     model: ClassVar[str]
@@ -72,6 +76,8 @@ class RiscvBoard:
         bios: str | Path = BUILTIN,
         devices: Iterable[Device] = (),
         reboot: bool = True,
+        deterministic: bool = False,
+        snapshot: Snapshot | None = None,
     ) -> None:
         if not 1 <= harts <= MOST_HARTS:
             raise BoardError(f"{harts} harts cannot be; this board has 1 to {MOST_HARTS}")
@@ -82,13 +88,18 @@ class RiscvBoard:
             self.devices = list(placed(self, devices))
         except IndexError:
             raise BoardError("there are more devices than slots on this board") from None
+        self._nothing = kernel is None and bios == BUILTIN
+        if self._nothing and snapshot is None:
+            raise BoardError("there is nothing to run; give a kernel, or firmware as bios")
         low = self._load_code(kernel, bios)
         self._load_data(low, initrd, append, harts)
         self.bus = new_bus(memory + _PAGE)
         self.bus.map(self.ram, memory)
         if self._firmware is not None:
             self.bus.map(_INFO, _PAGE)
-        self.harts = [Processor(self.bus, number) for number in range(harts)]
+        self.harts = [
+            Processor(self.bus, number, deterministic=deterministic) for number in range(harts)
+        ]
         self.states = Harts(self.harts, self._enter)
         self._sbi = Sbi(self)
         for each in self.devices:
@@ -96,6 +107,14 @@ class RiscvBoard:
         self._resets, self._heard = 0, 0
         self._carried: dict[str, float] = {}
         self._start()
+        self.kind = type(self).__name__
+        self.born()
+        if snapshot is not None:
+            try:
+                self.restore(snapshot)
+            except Error:
+                self.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -112,12 +131,12 @@ class RiscvBoard:
         if bios != BUILTIN:
             images.append((bios, load(Path(bios), self.ram, 0, "firmware")))
             self._firmware = images[0][1].entry
-        elif kernel is None:
-            raise BoardError("there is nothing to run; give a kernel, or firmware as bios")
         self._entry = self.ram + OFFSET
         if kernel is not None:
             images.append((kernel, load(Path(kernel), self.ram)))
             self._entry = images[-1][1].entry
+        if not images:
+            return self.ram
         for file, image in images:
             if image.start < self.ram:
                 raise BoardError(f"{file}: wants to lie below this board's memory, {self.ram:#x}")
@@ -181,6 +200,8 @@ class RiscvBoard:
             "ram": self.bus.ram, "ended": self.end, "clock": lambda: self.states.here.clock,
             "set_clock": self._set_clock, "set_timer": self._set_timer,
         }  # fmt: skip
+        if self.harts[0].deterministic:
+            ports["wall"] = lambda: _EPOCH + self.states.here.clock * 10**9 // FREQUENCY
         for port in fields(device):
             if port.metadata.get("host") and port.name in ports:
                 setattr(device, port.name, ports[port.name])
@@ -200,7 +221,7 @@ class RiscvBoard:
             self.bus.ram.write(at, data)
         for hart in self.harts:
             before = self._totals()
-            hart.reset()
+            hart.power_on()
             hart.state.supervisor_calls = int(self._firmware is None)
             hart.supervisor_call = self._sbi if self._firmware is None else None
             hart.state.time_offset = self.harts[0].state.time_offset
@@ -233,28 +254,63 @@ class RiscvBoard:
         """Its input."""
         return self.uart.take(most)
 
-    # Running.
-    def run(self, until: Callable[[], bool] | None = None, seconds: float | None = None) -> Ending:
+    # Life (see `machine.life`).
+    def _restart(self) -> None:
+        if self._nothing:
+            raise BoardError("this machine is a snapshot's; without a kernel it cannot be reset")
+        self._resets = 0
+        self.bus.ram.clear()
+        self._start()
+
+    def _has_ended(self) -> str:
+        return self.states.reason
+
+    def _ask_stop(self) -> None:
+        self.states.request_stop()
+
+    def _save_more(self) -> State:
+        return self.states.save()
+
+    def _load_more(self, state: State) -> None:
+        self.states.load(state)
+
+    def run(
+        self,
+        until: Callable[[], bool] | None = None,
+        seconds: float | None = None,
+        instructions: int | None = None,
+    ) -> Ending:
         """Run until the machine ends, `until` holds (asked every few milliseconds while a hart
-        runs, by its thread), or `seconds` have passed. Only one thread at a time; raises
-        `BoardError` after the machine has ended."""
-        if self.states.reason:
-            raise BoardError(f"this machine has ended ({self.states.reason}); build another one")
+        runs, by its thread), `seconds` have passed in which it was not paused, or the first hart
+        has executed `instructions`. Raises `StateError` where the machine runs or has ended."""
         if seconds is not None and not seconds >= 0:
             raise BoardError(f"{seconds} seconds cannot be; a number that is not negative can")
-        deadline = None if seconds is None else time.monotonic() + seconds
-        while True:
-            left = None if deadline is None else max(deadline - time.monotonic(), 0)
-            reason = self.states.run(until, left)
-            if reason != "reset" or not self.reboot:
-                return Ending(reason)
-            quiet, self._heard = self._heard == self.uart.received, self.uart.received
-            self._resets = self._resets + 1 if quiet else 1
-            if self._resets >= _LOOP:
-                self.states.reason = "reset loop"
-                return Ending(self.states.reason)
-            self.bus.ram.clear()
-            self._start()
+        with self._running():
+            self.states.limit(seconds, instructions)
+            while True:
+                reason = self.states.run(until)
+                if reason != "reset" or not self.reboot:
+                    return Ending(reason)
+                quiet, self._heard = self._heard == self.uart.received, self.uart.received
+                resets = self._resets + 1 if quiet else 1
+                if resets >= _LOOP:
+                    self.states.reason = "reset loop"
+                    return Ending(self.states.reason)
+                with self.life.hold():
+                    self._restart()
+                self._resets = resets
+
+    def _go_on(self) -> None:
+        self.run()
+
+    def step(self) -> Ending:
+        """Execute one instruction of each hart that runs, in turn. Raises `StateError`."""
+        with self._stepping():
+            return Ending(self.states.step())
+
+    def feed(self, data: bytes) -> None:
+        """Input for the serial port; a deterministic machine that runs takes it between turns."""
+        self.states.later(lambda: self.uart.feed(data))
 
     def request_stop(self) -> None:
         """Make `run` return with "stopped"; from any thread."""
@@ -276,9 +332,7 @@ class RiscvBoard:
             "engine": "interp",
         }
 
-    def close(self) -> None:
-        """Give the memory back; the machine cannot run any more."""
-        self.states.reason = self.states.reason or "closed"
+    def _give_back(self) -> None:
         for each in self.devices:
             each.device.close()
         self.bus.ram.close()

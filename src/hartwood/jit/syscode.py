@@ -76,6 +76,12 @@ class SystemCode:
             if not self._table[number]:
                 self._install(self._image(BANKS[self._bank_of[number]]))
 
+    def load_banks(self) -> None:
+        """Make all handlers available."""
+        for number in range(1, len(self._bank_of)):
+            if not self._table[number]:
+                self.load_bank(number)
+
     def new_state(self) -> sysabi.SystemState:
         """The state of a hart at reset, without memory."""
         state = sysabi.SystemState()

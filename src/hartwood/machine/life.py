@@ -94,19 +94,20 @@ class Life:
     @property
     def status(self) -> str:
         """ "created", "running", "paused" or "stopped"."""
-        return self._status
+        return STOPPED if self._has_ended() and self._status != RUNNING else self._status
 
     def _check(self, call: str, *allowed: str) -> None:
         """Raises `StateError` unless the state is one of these."""
         if self._gone:
             raise StateError(f"{call}: this machine was closed; make another one")
-        if self._status not in allowed:
+        status = self.status
+        if status not in allowed:
             mend = {
                 CREATED: "run() it first", RUNNING: "pause() it first",
                 PAUSED: "it stands already", STOPPED: "reset() it or restore() a snapshot",
-            }[self._status]  # fmt: skip
-            why = f" ({self._has_ended()})" if self._status == STOPPED and self._has_ended() else ""
-            raise StateError(f"{call}: this machine is {self._status}{why}; {mend}")
+            }[status]  # fmt: skip
+            why = f" ({self._has_ended()})" if status == STOPPED and self._has_ended() else ""
+            raise StateError(f"{call}: this machine is {status}{why}; {mend}")
 
     @contextmanager
     def _held(self, call: str, *allowed: str) -> Iterator[None]:
@@ -128,7 +129,8 @@ class Life:
         """Guest time goes on, the same for all harts."""
         for hart in self.harts:
             hart.thaw()
-            hart.state.time_offset = self.harts[0].state.time_offset
+            if not hart.deterministic:
+                hart.state.time_offset = self.harts[0].state.time_offset
 
     def _stand(self) -> None:
         """The state of a machine that does not run."""
@@ -194,7 +196,8 @@ class Life:
         """Make a run come back, paused or not, and wait for it unless it is the caller's own."""
         with self.life.changed:
             self.life.end()
-            self._ask_stop()
+            if self._runner:
+                self._ask_stop()
             while self._runner not in (0, threading.get_ident()):
                 self.life.changed.wait()
 

@@ -94,8 +94,12 @@ class Processor:
         self._asked, self._thread = False, 0
         #: Handles an ecall from S-mode where it is not the guest's own firmware that does.
         self.supervisor_call: Callable[[Processor], None] | None = None
-        #: Instructions that the last piece of a run took, trapped ones included.
-        self._spent = 0
+        #: Instructions that the last piece of a run took, trapped ones included, and all pieces.
+        self._spent = self.executed = 0
+        #: A deterministic hart that waits skips time; one among others leaves that to their board.
+        self.alone = True
+        if deterministic:  # or the first use of a bank would end a piece early
+            self.code.load_banks()
         self.idle_seconds = 0.0
         self.device_seconds = 0.0
         self._callbacks = _Read(self._io_read), _Write(self._io_write)
@@ -376,6 +380,23 @@ class Processor:
             if single and self.pc == until:
                 return Stop("until", self.pc)
 
+    def turn(self, count: int) -> Stop | None:
+        """Run `count` instructions and on to the next jump; gives a stop where one comes first."""
+        while count > 0:
+            stop = self._piece(count, None)
+            if stop is not None:
+                return stop
+            count -= self._spent
+        return None
+
+    @property
+    def alarm(self) -> int:
+        """The guest time that ends a wait; all ones where none does. An interrupt that is not
+        enabled in mie ends no wait (Priv. 3.3.3)."""
+        state = self.state
+        alarms = ((state.stimecmp, 1 << STI), (state.mtimecmp, 1 << MTI))
+        return min(int(when) if state.mie & bit else _U64 for when, bit in alarms)
+
     def _now(self) -> float:
         """Seconds that the machine was not held."""
         return time.monotonic() - self.gate.seconds
@@ -386,8 +407,13 @@ class Processor:
         if not self.gate.enter(self):
             return Stop("stopped", self.pc)
         try:
-            self._thread = threading.get_ident()
-            return self._after(self._go(count), deadline)
+            self._thread, self._spent = threading.get_ident(), 0
+            if self._asked:
+                self._asked = False
+                return Stop("stopped", self.pc)
+            stop = self._after(self._go(count), deadline)
+            self.executed += self._spent
+            return stop
         finally:
             self._thread = 0
             self.gate.leave()
@@ -458,11 +484,9 @@ class Processor:
         self._wake.clear()
         if state.lines & state.mie or state.posted or state.stop or self._asked:
             return True
-        # An interrupt that is not enabled in mie ends no wait (Priv. 3.3.3).
-        alarms = ((state.stimecmp, 1 << STI), (state.mtimecmp, 1 << MTI))
-        alarm = min(when if state.mie & bit else _U64 for when, bit in alarms)
+        alarm = self.alarm
         if self.deterministic:
-            if alarm == _U64:
+            if alarm == _U64 or not self.alone:
                 return False
             self.clock = max(alarm, self.clock)
             return True

@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hartwood.board import BoardError, RiscvVirt
+from hartwood.errors import Error
+from hartwood.machine.snapshot import Snapshot
 
 _ESCAPE = b"\x01"  # Ctrl-A
 #: Texts on the console that mean the guest has given up.
@@ -42,13 +44,14 @@ class Console:
     """The guest's serial port on our standard streams, served by a thread of its own. Signals
     come to it through a pipe, since a handler must not touch what it interrupts."""
 
-    def __init__(self, board: RiscvVirt) -> None:
+    def __init__(self, board: RiscvVirt, save: Path | None) -> None:
         for stream in (0, 1):  # who closed them gets none of our pipes in their place
             with suppress(OSError):
                 os.fstat(stream)
                 continue
             os.open(os.devnull, os.O_RDWR)
-        self._board = board
+        self._board, self._path = board, save
+        self._saving: threading.Thread | None = None
         self._out, self._lock = bytearray(), threading.Lock()
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
@@ -88,7 +91,7 @@ class Console:
         self._board.request_stop()
 
     def _key(self, data: bytes) -> None:
-        """Input: Ctrl-A x leaves, Ctrl-A Ctrl-A is one Ctrl-A."""
+        """Input: Ctrl-A x leaves, Ctrl-A s saves, Ctrl-A Ctrl-A is one Ctrl-A."""
         kept = bytearray()
         for at in range(len(data)):
             byte = data[at : at + 1]
@@ -96,6 +99,11 @@ class Console:
                 self._escaped = False
                 if byte in b"xX":
                     self._leave()
+                elif byte in b"sS":
+                    # Apart: a hart may be waiting for this thread to take its output.
+                    self.saved()
+                    self._saving = threading.Thread(target=self._save)
+                    self._saving.start()
                 elif byte == _ESCAPE:
                     kept += byte
             elif byte == _ESCAPE and self._terminal:
@@ -103,7 +111,22 @@ class Console:
             else:
                 kept += byte
         if kept:
-            self._board.uart.feed(bytes(kept))
+            self._board.feed(bytes(kept))
+
+    def _save(self) -> None:
+        try:
+            if self._path is None:
+                raise BoardError("nowhere to save; start with --save-snapshot FILE")
+            self._board.snapshot().save(self._path)
+            said = f"saved to {self._path}"
+        except Error as error:
+            said = str(error)
+        sys.stderr.write(f"hartwood: {said}\r\n")
+
+    def saved(self) -> None:
+        """Wait for a snapshot that is being saved."""
+        if self._saving is not None:
+            self._saving.join()
 
     def _serve(self) -> None:
         inputs = [self._wake_read, 0]
@@ -179,6 +202,9 @@ def boot(
     until: str | None,
     timeout: float | None,
     stats: Path | None,
+    save: Path | None,
+    restore: Path | None,
+    deterministic: bool,
 ) -> int:
     """Run a machine; its exit status: 0 when it powered off or `until` appeared, 1 when the guest
     failed, reset itself over and over or ran out of time, 128 and its number for a signal."""
@@ -187,14 +213,21 @@ def boot(
         raise BoardError(f"--timeout {timeout}: a number of seconds above 0")
     if stats is not None:
         _write_stats(stats, {})  # what cannot be written is said before the guest runs
+    snapshot = None if restore is None else Snapshot.load(restore)
+    if snapshot is not None:  # which has the memory and the harts that it has
+        harts, memory = len(snapshot.harts), str(snapshot.regions[0][1] if snapshot.regions else 0)
     with RiscvVirt(
-        kernel=kernel, initrd=initrd, append=append, memory=size(memory), harts=harts, bios=bios
-    ) as board:
-        console = Console(board)
+        kernel=kernel, initrd=initrd, append=append, memory=size(memory), harts=harts, bios=bios,
+        deterministic=deterministic, snapshot=snapshot,
+    ) as board:  # fmt: skip
+        console = Console(board, save)
         wanted = board.uart.saw(os.fsencode(until)) if until else lambda: False
         panicked = board.uart.saw(_PANIC)
         with console.attached():
             ending = board.run(until=lambda: panicked() or wanted(), seconds=timeout)
+        console.saved()
+        if save is not None and ending.reason in ("until", "seconds") and not panicked():
+            board.snapshot().save(save)
         if stats is not None:
             _write_stats(stats, {**board.stats(), "seconds": time.monotonic() - begin})
         if console.signal:

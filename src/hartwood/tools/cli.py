@@ -89,15 +89,27 @@ def boot(
     until: Annotated[str | None, typer.Option(help="stop when TEXT was on the console")] = None,
     timeout: Annotated[float | None, typer.Option(help="give up after so many seconds")] = None,
     stats: Annotated[Path | None, typer.Option(help="where the counters go as JSON")] = None,
+    save_snapshot: Annotated[
+        Path | None, typer.Option(help="save there at --until, at --timeout and by Ctrl-A s")
+    ] = None,
+    load_snapshot: Annotated[
+        Path | None, typer.Option(help="go on from there; needs no kernel")
+    ] = None,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="guest time is the instruction count")
+    ] = False,
 ) -> int:
-    """Boot a kernel, with its console on this terminal (Ctrl-A x leaves).
+    """Boot a kernel, with its console on this terminal (Ctrl-A x leaves, Ctrl-A s saves).
 
     D=$(dirname $(hartwood guests fetch debian-riscv64 | head -1));
     hartwood boot --kernel $D/Image --initrd $D/initrd
     """
     from hartwood.tools.boot import boot as run_machine
 
-    return run_machine(kernel, initrd, append, memory, harts, bios, until, timeout, stats)
+    return run_machine(
+        kernel, initrd, append, memory, harts, bios, until, timeout, stats, save_snapshot,
+        load_snapshot, deterministic,
+    )  # fmt: skip
 
 
 @guests_app.command("list")
