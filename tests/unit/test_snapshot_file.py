@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hartwood.dev.device import Device
+from hartwood.dev.device import Device, state
 from hartwood.errors import Error
 from hartwood.machine import snapshot as snapshots
 from hartwood.machine.bare import Machine
@@ -36,9 +36,10 @@ class Box(Device):
 
     compatible: ClassVar[str] = "test,box"
     size: ClassVar[int] = 0x1000
-    number: int = 5
-    queue: bytearray = field(default_factory=lambda: bytearray(b"\0\xff"))
-    words: list[int] = field(default_factory=lambda: [1, 1 << 63])
+    node: ClassVar[str] = "box"
+    number: int = state(5, most=255)
+    queue: bytearray = field(default_factory=lambda: bytearray(b"\0\xff"), metadata={"most": 64})
+    words: list[int] = field(default_factory=lambda: [1, 1 << 63], metadata={"most": (1 << 64) - 1})
 
 
 def new(regions: bool = True) -> Machine:
@@ -265,7 +266,7 @@ def _set(*keys: object, value: object) -> Callable[[dict[str, object]], None]:
         (("harts",), [], "harts cannot be"),
         (("harts",), [5], "harts cannot be"),
         (("devices",), {"10000000": 5}, "devices cannot be"),
-        (("devices",), {}, "another devices"),
+        (("devices",), {}, "another set of devices"),
         (("devices", "10000000", "number"), "5", "number cannot be"),
         (("devices", "10000000", "bogus"), 5, "bogus"),
         (("devices", "10000000", "queue"), [], "queue cannot be"),
@@ -421,3 +422,72 @@ def test_bytes_are_what_they_were(cpu: Machine, tmp_path: Path) -> None:
     assert more == state
     assert type(more["b"]) is bytearray
     assert b64encode(b"\0\xff").decode() == "AP8="
+
+
+class Overlay:
+    """What lies behind a device: bytes, of which some are refused."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def save(self) -> bytes:
+        return self.data
+
+    def load(self, data: bytes) -> None:
+        if data.startswith(b"bad"):
+            raise SnapshotError("refused")
+        self.data = data
+
+
+def test_what_lies_behind_a_device_goes_back_too(tmp_path: Path) -> None:
+    machine, disk = new(), Overlay(b"one")
+    machine.kept["disk"] = disk
+    one = machine.snapshot()
+    one.save(tmp_path / "one")
+    for source in (one, tmp_path / "one"):
+        disk.data = b"two"
+        machine.restore(source)
+        assert disk.data == b"one"
+    for data in (b"bad", 5):
+        odd = {**one.devices, "kept disk": {"data": data}}
+        disk.data, machine.a0 = b"two", 9
+        with pytest.raises(SnapshotError, match=r"refused|disk cannot be"):
+            machine.restore(dataclasses.replace(one, devices=odd))
+        assert (disk.data, machine.a0) == (b"two", 9)
+    other = new()
+    with pytest.raises(SnapshotError, match="another set of devices"):
+        other.restore(one)
+    for each in (machine, other):
+        each.close()
+
+
+@dataclass
+class Busy(Box):
+    """A device with something under way, and one that looks at memory."""
+
+    ram: object = field(default=None, kw_only=True, metadata={"host": True}, compare=False)
+    seen: list[bytes] = field(
+        default_factory=list, kw_only=True, metadata={"host": True}, compare=False
+    )
+
+    def quiesce(self) -> None:
+        self.seen.append(b"quiet")
+
+    def settle(self) -> None:
+        if self.ram is not None:
+            self.seen.append(self.ram.read(RAM, 3))  # type: ignore[attr-defined]
+
+
+def test_devices_are_quiet_first_and_see_the_memory_that_was() -> None:
+    machine = Machine("riscv64")
+    machine.mem.map(RAM, SIZE)
+    busy = Busy(ram=machine.bus.ram)
+    machine.mem.attach(DEVICE, busy)
+    machine.mem[RAM : RAM + 3] = b"old"
+    old = machine.snapshot()
+    assert busy.seen == [b"quiet"]
+    machine.mem[RAM : RAM + 3] = b"new"
+    machine.restore(old)
+    assert busy.seen[1] == b"quiet"
+    assert busy.seen[-1] == b"old"
+    machine.close()

@@ -43,6 +43,18 @@ class Saved(Protocol):
         ...
 
 
+class Kept(Protocol):
+    """What lies behind devices and goes back with the machine, such as a disk's overlay."""
+
+    def save(self) -> bytes:
+        """All of it."""
+        ...
+
+    def load(self, data: bytes, /) -> None:
+        """Become that, or raise an `Error` with nothing changed."""
+        ...
+
+
 class Life:
     """What machines have in common in time. Methods may be called from any thread; those that
     change the machine hold its harts meanwhile."""
@@ -55,6 +67,8 @@ class Life:
     def born(self) -> None:
         """The machine is complete, and its guest time stands at the beginning."""
         self.life = Gate()
+        #: By name, what snapshots hold beside the machine itself; whoever adds a disk adds it.
+        self.kept: dict[str, Kept] = {}
         self._status = CREATED
         #: The thread inside `run`, how many runs there were, and whether `stop` or `close` was
         #: called.
@@ -239,14 +253,21 @@ class Life:
 
     def _take(self) -> Snapshot:
         ram = self.bus.ram
+        self._quiesce()
         harts, devices, more = self._small()
         regions = tuple((region.at, region.size) for region in ram.regions)
         return Snapshot(self.kind, regions, ram.snapshot(), harts, devices, more)
+
+    def _quiesce(self) -> None:
+        """Wait for what devices have under way, which writes to memory."""
+        for device in self.bus.devices.values():
+            getattr(device, "quiesce", _nothing)()
 
     def _small(self) -> tuple[tuple[State, ...], dict[str, State], State]:
         """All state but memory."""
         harts: tuple[State, ...] = tuple({**hart.save_hart()} for hart in self.harts)
         devices = {name: device.save() for name, device in self._saved().items()}
+        devices |= {f"kept {name}": {"data": each.save()} for name, each in self.kept.items()}
         return harts, devices, self._save_more()
 
     def restore(self, snapshot: Snapshot | str | Path) -> None:
@@ -258,10 +279,13 @@ class Life:
             snapshot = Snapshot.load(snapshot)
         with self._held("restore", CREATED, PAUSED, STOPPED):
             self._fits(snapshot)
+            self._quiesce()
             before = self._small()
             try:
                 self._become(snapshot.harts, snapshot.devices, snapshot.more, snapshot.foreign)
                 self.bus.ram.restore(snapshot.memory)
+                for name, device in self._saved().items():  # which may look at memory
+                    device.load(snapshot.devices[name])
             except Error:
                 self._become(*before)
                 raise
@@ -279,13 +303,16 @@ class Life:
             ("machine", self.kind, snapshot.machine),
             ("number of harts", len(self.harts), len(snapshot.harts)),
             ("amount of memory", ram.pages, snapshot.memory.store.pages),
-            ("devices", sorted(self._saved()), sorted(snapshot.devices)),
+            ("set of devices", self._names(), sorted(snapshot.devices)),
             ("memory", regions or snapshot.regions, snapshot.regions),
         ):
             if ours != its:
                 raise SnapshotError(f"a snapshot with another {what}: {its}, where this has {ours}")
         if not regions:
             self.bus.check(snapshot.regions)
+
+    def _names(self) -> list[str]:
+        return sorted([*self._saved(), *(f"kept {name}" for name in self.kept)])
 
     def _become(
         self,
@@ -299,6 +326,11 @@ class Life:
                 raise SnapshotError(f"a snapshot whose hart {number} has another number")
             hart.load_hart(state, foreign=foreign)  # type: ignore[arg-type]  # which it checks
         self._load_more(more)
+        for name, each in self.kept.items():
+            data = devices[f"kept {name}"].get("data")
+            if not isinstance(data, bytes):
+                raise SnapshotError(f"a snapshot whose {name} cannot be")
+            each.load(data)
         for name, device in self._saved().items():
             device.load(devices[name])
 
@@ -314,3 +346,7 @@ class Life:
 
     def _give_back(self) -> None:
         self.bus.ram.close()
+
+
+def _nothing() -> None:
+    """What a device does that has nothing under way."""
