@@ -10,37 +10,46 @@ from mmap import mmap
 
 import hartwood
 
-AT, SIZE, PAGE, DIRTY, TIMES = 0x8000_0000, 1 << 30, 4096, 10_000_000 // 4096, 10
+AT, SIZE, PAGE, DIRTY = 0x8000_0000, 1 << 30, 4096, 10_000_000 // 4096
+#: Turns, and those of them in which all memory is copied too, which takes its time.
+TIMES, COPIES = 40, 10
+
+
+def machine() -> tuple[hartwood.Machine, memoryview]:
+    """A machine whose memory is all in use."""
+    made = hartwood.Machine("riscv64")
+    made.mem.map(AT, SIZE)
+    memory = made.bus.ram.view(AT, SIZE)
+    memory[::PAGE] = b"\1" * (SIZE // PAGE)
+    return made, memory
 
 
 def measure() -> dict[str, list[float]]:
     """Milliseconds of each restore by how it was done and where the written pages lay."""
     found: dict[str, list[float]] = {}
-    machine = hartwood.Machine("riscv64")
-    machine.mem.map(AT, SIZE)
-    memory = machine.bus.ram.view(AT, SIZE)
-    memory[::PAGE] = b"\1" * (SIZE // PAGE)
-    kept = mmap(-1, SIZE)
-    kept[:] = memory
-    warm = machine.snapshot()
-    ways = {"copy-on-write": lambda: machine.restore(warm), "copied": lambda: put(memory, kept)}
-    for _ in range(TIMES):
+    (shared, memory), (plain, copy) = machine(), machine()
+    warm, kept = shared.snapshot(), mmap(-1, SIZE)
+    kept[:] = copy
+
+    def put() -> None:
+        copy[:] = kept
+
+    ways = (
+        ("copy-on-write", memory, lambda: shared.restore(warm), TIMES), ("copied", copy, put, COPIES),
+    )  # fmt: skip
+    for turn in range(TIMES):
         for layout, step in (("together", PAGE), ("scattered", SIZE // DIRTY & -PAGE)):
-            for way, restore in ways.items():
-                machine.restore(warm)
-                memory[0 : step * DIRTY : step] = b"\2" * DIRTY
-                begin = time.perf_counter()
-                restore()
-                took = (time.perf_counter() - begin) * 1e3
-                found.setdefault(f"{way}, {layout}", []).append(took)
-                assert memory[0] == memory[step * (DIRTY - 1)] == 1
-    machine.close()
+            for way, written, restore, times in ways:
+                if turn < times:
+                    written[0 : step * DIRTY : step] = b"\2" * DIRTY
+                    begin = time.perf_counter()
+                    restore()
+                    took = (time.perf_counter() - begin) * 1e3
+                    found.setdefault(f"{way}, {layout}", []).append(took)
+                    assert written[0] == written[step * (DIRTY - 1)] == 1
+    shared.close()
+    plain.close()
     return found
-
-
-def put(memory: memoryview, kept: mmap) -> None:
-    """What there is without copy-on-write."""
-    memory[:] = kept
 
 
 if __name__ == "__main__":

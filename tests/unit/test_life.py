@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -392,3 +393,13 @@ def test_a_gate_counts_the_time_it_was_closed() -> None:
     assert stood >= 0.01
     time.sleep(0.01)
     assert gate.seconds == stood
+
+
+def test_the_page_about_it_works_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "machine.md"
+    code = page.read_text().partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(page), "exec"), {})
+    assert [each.name for each in tmp_path.iterdir()] == ["warm.snapshot"]
