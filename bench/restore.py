@@ -34,9 +34,10 @@ def measure() -> dict[str, list[float]]:
     def put() -> None:
         copy[:] = kept
 
-    ways = (
-        ("copy-on-write", memory, lambda: shared.restore(warm), TIMES), ("copied", copy, put, COPIES),
-    )  # fmt: skip
+    def back() -> None:
+        shared.restore(warm)
+
+    ways = (("copy-on-write", memory, back, TIMES), ("copied", copy, put, COPIES))
     for turn in range(TIMES):
         for layout, step in (("together", PAGE), ("scattered", SIZE // DIRTY & -PAGE)):
             for way, written, restore, times in ways:

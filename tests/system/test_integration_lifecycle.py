@@ -20,6 +20,7 @@ from hartwood.guests import GUESTS
 from hartwood.isa.riscv.system import SYSTEM
 from hartwood.machine.gate import StateError
 from hartwood.machine.snapshot import Snapshot, SnapshotError
+from system.test_boot import Terminal
 from unit.small_guests import FOREVER, HSM, POWEROFF, SECOND, call, kernel, put
 from unit.test_life import Running, until
 
@@ -631,3 +632,25 @@ def test_the_command_saves_at_the_timeout(hartwood_command: list[str], tmp_path:
     done = boot(hartwood_command, *words, "--save-snapshot", str(tmp_path / "no" / "where"))
     assert done.returncode == 2
     assert "cannot write a snapshot" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["file", "none"])
+def test_a_key_saves(hartwood_command: list[str], tmp_path: Path, where: str) -> None:
+    """Ctrl-A s, while the guest says more than a terminal takes."""
+    code = put("go") + "again: " + put(".") + "j again\n"
+    words = ["boot", "--kernel", str(kernel(tmp_path, code)), "--memory", "16M"]
+    saved = ["--save-snapshot", str(tmp_path / "warm")] if where == "file" else []
+    terminal = Terminal([*hartwood_command, *words, *saved])
+    try:
+        terminal.wait_for(b"go.")
+        terminal.type(b"\x01s")
+        terminal.wait_for(b"saved to" if saved else b"nowhere to save; start with --save-snapshot")
+        terminal.type(b"\x01x")
+        while terminal.process.poll() is None:
+            terminal.drain()
+        assert terminal.process.returncode == 0
+    finally:
+        terminal.close()
+    if saved:
+        with RiscvVirt(memory=MEMORY, snapshot=Snapshot.load(tmp_path / "warm")) as machine:
+            assert machine.run(until=machine.uart.saw(b"...."), seconds=60).reason == "until"

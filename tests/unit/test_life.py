@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from hartwood.board import RiscvVirt
 from hartwood.isa.riscv.system import SYSTEM
 from hartwood.machine.bare import Machine
 from hartwood.machine.gate import Gate, StateError
+from hartwood.machine.snapshot import Snapshot
 
 RAM, SIZE = 0x8000_0000, 1 << 20
 #: Counts in a0 for ever.
@@ -38,7 +40,7 @@ def cpu() -> Iterator[Machine]:
 class Running:
     """A machine whose `run` is on another thread."""
 
-    def __init__(self, machine: Machine, **conditions: object) -> None:
+    def __init__(self, machine: Machine | RiscvVirt, **conditions: object) -> None:
         self.machine = machine
         self.reasons: list[object] = []
         self.thread = threading.Thread(target=self._run, args=(conditions,), daemon=True)
@@ -82,13 +84,15 @@ def into(state: str) -> tuple[Machine, Running | None]:
     return machine, None
 
 
+#: What `restore` is given.
+EARLY: list[Snapshot] = []
 CALLS: dict[str, Callable[[Machine], object]] = {
     "run": lambda m: m.run(instructions=10),
     "step": lambda m: m.step(),
     "pause": lambda m: m.pause(),
     "resume": lambda m: m.resume(),
     "snapshot": lambda m: m.snapshot(),
-    "restore": lambda m: m.restore(m.early),  # type: ignore[attr-defined]
+    "restore": lambda m: m.restore(EARLY[0]),
     "reset": lambda m: m.reset(),
     "stop": lambda m: m.stop(),
     "close": lambda m: m.close(),
@@ -114,7 +118,7 @@ def test_every_call_in_every_state(state: str, call: str) -> None:
     name = NAMES.get(state, state)
     donor = new()
     donor.run(instructions=3)
-    machine.early = donor.snapshot()
+    EARLY[:] = [donor.snapshot()]
     assert machine.status == name
     if call in ALLOWED[state]:
         CALLS[call](machine)
@@ -217,7 +221,11 @@ def test_guest_time_stands_while_the_machine_does() -> None:
 @pytest.mark.parametrize("call", ["pause", "snapshot", "stop", "step"])
 def test_a_device_may_not_ask_for_what_needs_the_harts_to_stand(call: str) -> None:
     machine = new("sb zero, 0(a1)\nloop: j loop\n")
-    machine.mem.map_io(0x1000, 0x1000, lambda at, width: 0, lambda *_: CALLS[call](machine))
+
+    def store(at: int, width: int, value: int) -> None:
+        CALLS[call](machine)
+
+    machine.mem.map_io(0x1000, 0x1000, lambda at, width: 0, store)
     machine.a1 = 0x1000
     with pytest.raises(StateError, match="device"):
         machine.run(instructions=100)
@@ -257,10 +265,15 @@ def test_a_condition_may_take_snapshots_and_pause() -> None:
 
 def test_closing_within_a_condition_ends_the_run() -> None:
     machine = new()
-    assert machine.run(until=lambda: bool(machine.close())).reason == "stopped"
+
+    def within(call: str) -> bool:
+        CALLS[call](machine)
+        return False
+
+    assert machine.run(until=lambda: within("close")).reason == "stopped"
     assert machine.status == "stopped"
     machine = new()
-    assert machine.run(until=lambda: bool(machine.stop())).reason == "stopped"
+    assert machine.run(until=lambda: within("stop")).reason == "stopped"
     assert machine.status == "stopped"
     machine.reset()
     machine.pc = RAM

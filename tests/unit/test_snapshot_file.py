@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from hartwood.dev.device import Device, state
 from hartwood.errors import Error
-from hartwood.machine import snapshot as snapshots
 from hartwood.machine.bare import Machine
 from hartwood.machine.snapshot import Snapshot, SnapshotError
 from hartwood.mem.hostmem import PAGE
@@ -216,9 +215,9 @@ def test_any_value_anywhere_in_the_metadata(
         while True:
             keys = list(place) if isinstance(place, dict) else list(range(len(place)))  # type: ignore[arg-type]
             key = draw.draw(st.sampled_from(keys))
-            inner = place[key]  # type: ignore[index]
+            inner = place[key]
             if not isinstance(inner, dict | list) or not inner or draw.draw(st.booleans()):
-                place[key] = value  # type: ignore[index]
+                place[key] = value
                 return
             place = inner
 
@@ -240,8 +239,8 @@ def _set(*keys: object, value: object) -> Callable[[dict[str, object]], None]:
     def change(metadata: dict[str, object]) -> None:
         place: object = metadata
         for key in keys[:-1]:
-            place = place[key]  # type: ignore[index]
-        place[keys[-1]] = value  # type: ignore[index]
+            place = place[key]
+        place[keys[-1]] = value
 
     return change
 
@@ -352,7 +351,7 @@ def test_a_failing_disk_leaves_the_old_file(
     def full(handle: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(snapshots.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(SnapshotError, match=r"kept: .*No space left"):
         cpu.snapshot().save(path)
     assert path.read_bytes() == b"old"
@@ -415,7 +414,12 @@ def test_a_snapshot_says_little_of_itself(cpu: Machine) -> None:
 
 
 def test_bytes_are_what_they_were(cpu: Machine, tmp_path: Path) -> None:
-    state = {"a": b"\0\xff", "b": bytearray(b"x"), "c": [{"d": None, "e": True}], "f": "\u2028"}
+    state: dict[str, object] = {
+        "a": b"\0\xff",
+        "b": bytearray(b"x"),
+        "c": [{"d": None, "e": True}],
+        "f": "\u2028",
+    }
     kept = dataclasses.replace(cpu.snapshot(), more=state)
     kept.save(tmp_path / "one")
     more = Snapshot.load(tmp_path / "one").more
@@ -449,7 +453,7 @@ def test_what_lies_behind_a_device_goes_back_too(tmp_path: Path) -> None:
         machine.restore(source)
         assert disk.data == b"one"
     for data in (b"bad", 5):
-        odd = {**one.devices, "kept disk": {"data": data}}
+        odd: dict[str, dict[str, object]] = {**one.devices, "kept disk": {"data": data}}
         disk.data, machine.a0 = b"two", 9
         with pytest.raises(SnapshotError, match=r"refused|disk cannot be"):
             machine.restore(dataclasses.replace(one, devices=odd))

@@ -181,7 +181,7 @@ def test_a_forgotten_version_keeps_nothing(ram: Ram) -> None:
     fd, keys = first.store.fd, first._pages.keys()
     assert set(keys) == {0}
     del first
-    ram.write(BASE, b"abd")
+    ram.write(BASE, b"xyz")
     third = ram.snapshot()
     assert second._toward is third
     del second, third
