@@ -54,6 +54,8 @@ class Harts:
         self._pausing, self._asked = "", False
         self._failure: BaseException | None = None
         self._here = threading.local()
+        for hart in processors:
+            hart.alone = False
 
     @property
     def here(self) -> Processor:
@@ -70,7 +72,6 @@ class Harts:
         """States are others now. Who waits in a run that is paused looks at them."""
         self.reason, self._asked = reason, False
         for hart in self.all:
-            hart.alone = False
             hart.request_stop()
         with self._changed:
             self._changed.notify_all()

@@ -177,11 +177,11 @@ class Ram:
             return marks
         if self._store is None:
             return b"\1" * (last - first)
-        same, marks = self._store, b""
-        for page in range(first, last):
-            now = bytes(self._memory[page * PAGE : (page + 1) * PAGE])
-            marks += b"\1" if now != same.read(page, 1) else b"\0"
-        return marks
+        store = self._store
+        return bytes(
+            self._memory[page * PAGE : (page + 1) * PAGE] != store.read(page, 1)
+            for page in range(first, last)
+        )
 
     def snapshot(self) -> versions.Version:
         """What the memory holds now. Only what was written since the last snapshot or `restore`
