@@ -27,7 +27,7 @@ STOP, PLAIN, BRANCH, JUMP, INDIRECT = range(5)
 #: What fills a hole: first numbers, from LEAVE on places relative to the hole.
 (BYTE, FIELD, PC, RECORD, FOLLOWING, COUNT, LEAVE, TAKEN, SPENT, ONCE, POOL) = range(11)
 #: Stencils that are no instruction's, numbered after those that are.
-JOINTS = ("charge", "leave", "exit", "counted", "jump", "loop")
+JOINTS = ("charge", "leave", "exit", "counted", "jump", "loop", "far")
 #: And those that every unit jumps to, once, at the beginning of the area.
 SHARED = ("to_over", "to_fetch", "to_once")
 
