@@ -8,9 +8,11 @@ that costs a hundredth of LLVM's and runs a multiple of the interpreter's speed.
 from __future__ import annotations
 
 import io
+import marshal
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
@@ -25,6 +27,7 @@ from hartwood.jit import abi
 from hartwood.jit import host_x86 as host
 from hartwood.jit.access import Access, Loaded
 from hartwood.jit.calling import HANDLER_CC, HANDLER_PARAMETERS, field, handler_tail
+from hartwood.jit.compile import compile_image, compile_object, module_text
 from hartwood.jit.interp import banks, numbering
 from hartwood.jit.record import Slot, slots
 from hartwood.jit.stitch import (  # fmt: skip
@@ -37,7 +40,11 @@ from hartwood.jit.stitch import (  # fmt: skip
     STOP,
     Stencil,
 )
+from hartwood.jit.stitcher import stitcher_text
 from hartwood.jit.words import StateHart
+
+if TYPE_CHECKING:
+    from hartwood.jit.image import Image
 
 _PREFIX = "hole_"
 _HOLE = re.compile(rf"@({_PREFIX}\w+)")
@@ -350,6 +357,18 @@ def stencil_text(
             else f"@{name} = external dso_local global i8, !absolute_symbol !4"
         )
     return functions, found
+
+
+def stencil_image(
+    insns: InsnSet, flavour: Flavour = USER, stitcher: Iterable[str] | None = None
+) -> Image:
+    """The stitcher, and the stencils as a table, marshalled, in the image's meta."""
+    functions, numbers = stencil_text(insns, flavour)
+    stencils, pool = cut(compile_object(module_text(functions), 1, "static"))
+    # One landing for a fault is all that the stitcher knows of.
+    numbers = {n: what for n, what in numbers.items() if len(stencils[what[0]][2]) <= 1}
+    meta = marshal.dumps((stencils, numbers, len(numbering(insns)) + 1, pool))
+    return compile_image(stitcher or stitcher_text(), 1, meta)
 
 
 # From the object to the table of stencils.

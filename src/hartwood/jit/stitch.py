@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hartwood.jit.image import Image
+    from hartwood.jit.sysabi import SystemState
 
 #: The name of the bank that holds stencils and stitcher.
 BANK = "stencils"
@@ -42,18 +43,20 @@ ABSENT = 0xFFFF_FFFF
 #: area ends, faults, how many of them fit, where their count is, table, `decode_word`, epoch of
 #: the guest's code, number of the first joint, addresses of the shared parts, units so far, the
 #: handlers of translated code, of records that nobody filled in yet, and of pages that are gone;
-#: what an entry slot holds where there is no translation, and the same where code is stitched.
+#: what an entry slot holds where there is no translation, and the same where code is stitched; and
+#: of the code that is being stitched: the address that its stencils count from, where the record
+#: of address 0 would be, where its byte would be.
 CONTEXT = (
     "lock", "next", "end", "base", "faults", "room", "count", "table", "decode", "epoch",
     "joints", "to_over", "to_fetch", "to_once", "units",
-    "region", "fresh", "gone", "unlinked", "stitched",
+    "region", "fresh", "gone", "unlinked", "stitched", "origin", "records", "bytes",
 )  # fmt: skip
 #: Bytes of code, of faults, and a unit's most bytes, which must be left.
 AREA, FAULTS, UNIT = 32 << 20, 8 << 20, 32 << 10
 #: Guest instructions that one unit may have.
 LIMIT = 96
 #: The handlers that stencils lead to, by the names of their holes.
-_HANDLERS = {
+HANDLERS = {
     "at_over": "unit_over", "at_fetch": "unit_fetch", "at_once": "unit_once", "at_exit": "unit_exit"
 }  # fmt: skip
 _FILES = {"x": abi.offset("x"), "f": abi.offset("f")}
@@ -79,15 +82,20 @@ class Stitches:
     """The area of stitched code of one process, and the context of its stitcher.
 
     `area` is what `CodeArena.claim` gave for `faults`, a table of its own; `entries` are addresses
-    in the interpreter's base bank, by name.
+    in the interpreter's base bank, by name, and `handlers` those that stencils lead to.
     """
 
     def __init__(
-        self, image: Image, area: tuple[int, int], faults: int, entries: Mapping[str, int]
+        self,
+        image: Image,
+        area: tuple[int, int],
+        faults: int,
+        entries: Mapping[str, int],
+        handlers: Mapping[str, str] = HANDLERS,
     ) -> None:
         stencils, numbers, first, pool = marshal.loads(image.meta)
         base, count = area
-        self._shared = {hole: entries[name] for hole, name in _HANDLERS.items()}
+        self._shared = {hole: entries[name] for hole, name in handlers.items()}
         self._shared["area"] = base
         self._base = base
         self._room = hostmem.view(base, AREA)
@@ -113,9 +121,10 @@ class Stitches:
             "next": self._first, "end": base + AREA - UNIT, "base": base, "faults": faults,
             "room": FAULTS // 8 - 2 * LIMIT, "count": count, "joints": first, **places,
             "table": self._lay_out(pieces, first + len(JOINTS)),
-            "decode": entries["decode_word"], "region": entries["enter_region"],
-            "fresh": entries["decode"], "gone": entries["refetch"],
-            "unlinked": entries["no_region"], "stitched": entries["no_region_stitched"],
+            "decode": entries["decode_word"], "region": entries.get("enter_region", 0),
+            "fresh": entries["decode"], "gone": entries.get("refetch", 0),
+            "unlinked": entries.get("no_region", 0),
+            "stitched": entries.get("no_region_stitched", 0), "records": abi.SHADOW,
         }  # fmt: skip
         for name, value in values.items():
             self._words[CONTEXT.index(name)] = value
@@ -177,6 +186,12 @@ class Stitches:
         """Stitch at a guest address, now; its record has to be decoded. Gives where the unit is, or
         0 where there is nothing to be stitched."""
         return self._call(0, self.at, pc)  # type: ignore[no-any-return]
+
+    def enable(self, state: abi.State | SystemState, threshold: int) -> None:
+        """Let a hart stitch what control enters `threshold` times, from now on."""
+        state.stitch_context, state.stitch = self.at, self.function
+        state.hot_threshold = threshold
+        state.hot = (ctypes.c_uint32 * abi.HOT_SLOTS)(*[threshold] * abi.HOT_SLOTS)
 
     @property
     def units(self) -> int:

@@ -6,11 +6,14 @@ That pc stays in its register through the unit; what an instruction knows is its
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hartwood.bits.effects import Properties
 from hartwood.bits.ssa import Text, Val
 from hartwood.bits.words import ILLEGAL_INSTRUCTION
 from hartwood.isa.insnset import InsnSet
 from hartwood.isa.riscv import trap
+from hartwood.isa.riscv.system import SYSTEM
 from hartwood.jit import host_x86 as host
 from hartwood.jit.calling import handler_tail
 from hartwood.jit.softmmu import SoftMemory, addend, entry, page_of, probe
@@ -23,10 +26,17 @@ from hartwood.jit.stencil import (
     hole,
     hole_value,
     jump,
+    stencil_image,
 )
-from hartwood.jit.stitch import AREA
-from hartwood.jit.sysabi import FETCH, READ, WRITE, field
+from hartwood.jit.stitch import AREA, context_offset
+from hartwood.jit.stitcher import stitcher_text
+from hartwood.jit.stitchparts import Space, word
+from hartwood.jit.sysabi import FETCH, READ, RECORDS_PER_PAGE, WRITE, field
 from hartwood.jit.sysfunctions import SystemWords, meaning
+from hartwood.mem.ram import LOCK_AT, STITCHED
+
+if TYPE_CHECKING:
+    from hartwood.jit.image import Image
 
 
 class StencilMemory(SoftMemory):
@@ -182,3 +192,81 @@ MACHINE = Flavour(
     {"charge": charge, "leave": _leave, "exit": _exit, "counted": _counted, "jump": jump,
      "loop": _loop, "far": _far},
 )  # fmt: skip
+
+
+SPACE = Space(
+    half=f"""
+define internal i32 @half(ptr %ctx, i64 %at) #0 {{{word("bytes")}
+  %where.i = add i64 %bytes, %at
+  %where = inttoptr i64 %where.i to ptr
+  %value = load volatile i16, ptr %where, align 2
+  %wide = zext i16 %value to i32
+  ret i32 %wide
+}}
+""",
+    handler=lambda record, gone: f"load i64, ptr {record}\n  br label %there",
+    reaches="""
+define internal i1 @reaches(i64 %goal, i64 %pc0) #0 {
+  %differ = xor i64 %goal, %pc0
+  %same = icmp ult i64 %differ, 4096
+  ret i1 %same
+}
+""",
+    away="far",
+    begins=f"""
+  %origin.at = getelementptr i8, ptr %ctx, i64 {context_offset("origin")}
+  store i64 %pc0, ptr %origin.at""",
+)
+
+#: `i64 @stitch(state, context, record)`. Addresses are those within the page. The memory's lock
+#: keeps what is read and what is linked together: whoever writes to the page discards after it.
+_STITCH = f"""
+define i64 @stitch(ptr %s, ptr %ctx, i64 %rec) #0 {{
+  %table.at = {field("table")}
+  %table = load ptr, ptr %table.at
+  %lock = getelementptr i8, ptr %table, i64 {LOCK_AT}
+  br label %try
+try:
+  %held = atomicrmw xchg ptr %lock, i64 1 seq_cst
+  %free = icmp eq i64 %held, 0
+  br i1 %free, label %mine, label %try
+mine:
+  %all.at = {field("records")}
+  %all = load i64, ptr %all.at
+  %off = sub i64 %rec, %all
+  %page = udiv i64 %off, {RECORDS_PER_PAGE}
+  %from = mul i64 %page, {RECORDS_PER_PAGE}
+  %base = add i64 %all, %from
+  %in = sub i64 %off, %from
+  %pc = lshr i64 %in, 3
+  %memory.at = {field("memory")}
+  %memory = load i64, ptr %memory.at
+  %far = shl i64 %page, 12
+  %host = add i64 %memory, %far
+  %records.at = getelementptr i8, ptr %ctx, i64 {context_offset("records")}
+  store i64 %base, ptr %records.at
+  %bytes.at = getelementptr i8, ptr %ctx, i64 {context_offset("bytes")}
+  store i64 %host, ptr %bytes.at
+  %flags.at = {field("flags")}
+  %flags = load ptr, ptr %flags.at
+  %flag = getelementptr i8, ptr %flags, i64 %page
+  %code = load i8, ptr %flag
+  ; The page may have been given up meanwhile.
+  %gone = icmp eq i8 %code, 0
+  br i1 %gone, label %end, label %go
+go:
+  %mark = or i8 %code, {STITCHED}
+  store i8 %mark, ptr %flag
+  %made = call i64 @all(ptr %ctx, i64 %pc)
+  br label %end
+end:
+  %unit = phi i64 [0, %mine], [%made, %go]
+  store atomic i64 0, ptr %lock seq_cst, align 8
+  ret i64 %unit
+}}
+"""
+
+
+def stencils() -> Image:
+    """The image of the bank of stencils."""
+    return stencil_image(SYSTEM, MACHINE, stitcher_text(SPACE, _STITCH))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from hartwood.errors import Error
-from hartwood.jit import abi, sysabi
-from hartwood.machine.processor import Processor, Stop
+from hartwood.jit import sysabi
+from hartwood.machine.processor import MODES, Processor, Stop
 from hartwood.mem.bus import Bus
 from hartwood.mem.ram import Ram
 
@@ -17,7 +17,7 @@ class MachineError(Error):
 
 def new_bus(capacity: int = 4 << 30) -> Bus:
     """An empty physical address space for harts, with room for `capacity` bytes of memory."""
-    return Bus(Ram(capacity, sysabi.RECORDS_PER_PAGE, abi.RECORD))
+    return Bus(Ram(capacity, sysabi.RECORDS_PER_PAGE))
 
 
 class Machine(Processor):
@@ -29,12 +29,12 @@ class Machine(Processor):
     """
 
     def __init__(
-        self, architecture: str = "riscv64", *, mode: str = "interp", deterministic: bool = False
+        self, architecture: str = "riscv64", *, mode: str = "auto", deterministic: bool = False
     ) -> None:
         if architecture != "riscv64":
             raise MachineError(f"there is no machine {architecture!r}; use 'riscv64'")
-        if mode not in ("interp", "reference"):
-            raise MachineError(f"there is no engine {mode!r}; use 'interp' or 'reference'")
+        if mode not in MODES:
+            raise MachineError(f"there is no engine {mode!r}; use one of {', '.join(MODES)}")
         super().__init__(new_bus(), mode=mode, deterministic=deterministic)
 
     @property
