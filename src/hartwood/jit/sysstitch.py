@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _HANDLERS = {
     "at_over": "over", "at_fetch": "fetch_miss", "at_once": "unit_once", "at_exit": "unit_exit"
 }  # fmt: skip
+_PRIVATE = hostmem.MAP_PRIVATE | hostmem.MAP_ANONYMOUS | hostmem.MAP_NORESERVE
 _EXECUTABLE = hostmem.PROT_READ | hostmem.PROT_WRITE | hostmem.PROT_EXEC
 
 
@@ -30,7 +31,8 @@ class SystemStitches:
     `end`. Methods may be called from any thread."""
 
     def __init__(self, image: Image, entries: Mapping[str, int], ram: Ram) -> None:
-        self._base, self._faults = reserve(AREA, _EXECUTABLE), reserve(FAULTS + hostmem.PAGE)
+        self._base = hostmem.map_huge(AREA, _EXECUTABLE, _PRIVATE)
+        self._faults = reserve(FAULTS + hostmem.PAGE)
         area = self._base, self._faults + FAULTS
         self.code = Stitches(image, area, self._faults, entries, _HANDLERS)
         self._ram = weakref.ref(ram)
