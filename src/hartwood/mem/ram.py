@@ -45,7 +45,7 @@ class Ram:
         """Reserve address space. Raises `MappingError` where the host has none."""
         self.capacity = capacity
         self.pages = capacity // PAGE
-        self.host = hostmem.mmap(0, capacity, _READ_WRITE, _FLAGS)
+        self.host = hostmem.map_huge(capacity, _READ_WRITE, _FLAGS)
         self.flags_at = hostmem.mmap(0, self.pages, _READ_WRITE, _FLAGS)
         self._records_size = max(PAGE, self.pages * record_bytes)
         self.records = hostmem.mmap(0, self._records_size, _READ_WRITE, _FLAGS)
