@@ -306,6 +306,8 @@ class Flavour:
     stops: Callable[[Properties], bool]
     #: The pieces that are no instruction's: they arrange control. All of `stitch.JOINTS`.
     joints: dict[str, Callable[[Text], Way]]
+    #: The shared one that leads to an address.
+    leap: Callable[[Text], Way]
 
 
 USER = Flavour(
@@ -313,12 +315,13 @@ USER = Flavour(
     _stops,
     {"charge": charge, "leave": _leave, "exit": _exit, "counted": _counted, "jump": jump,
      "loop": _loop, "far": _counted},
+    away("at_exit"),
 )  # fmt: skip
 
 
 def _joints(flavour: Flavour) -> Iterator[str]:
     shared = {name: away(f"at_{name.removeprefix('to_')}") for name in SHARED}
-    for name, build in (flavour.joints | shared).items():
+    for name, build in (flavour.joints | shared | {"to_leap": flavour.leap}).items():
         text = Text()
         for line in handler_tail(*build(text)):
             text.emit(line)

@@ -26,11 +26,11 @@ BANK = "stencils"
 #: What the stitcher has to know of an instruction. STOP ends a unit.
 STOP, PLAIN, BRANCH, JUMP, INDIRECT = range(5)
 #: What fills a hole: first numbers, from LEAVE on places relative to the hole.
-(BYTE, FIELD, PC, RECORD, FOLLOWING, COUNT, LEAVE, TAKEN, SPENT, ONCE, POOL) = range(11)
+(BYTE, FIELD, PC, RECORD, FOLLOWING, COUNT, LEAVE, TAKEN, SPENT, ONCE, LEAP, POOL) = range(12)
 #: Stencils that are no instruction's, numbered after those that are.
 JOINTS = ("charge", "leave", "exit", "counted", "jump", "loop", "far")
 #: And those that every unit jumps to, once, at the beginning of the area.
-SHARED = ("to_over", "to_fetch", "to_once")
+SHARED = ("to_over", "to_fetch", "to_once", "to_leap")
 
 #: The table: one entry a handler number. Code address, holes address, code size, number of holes,
 #: offset of the instruction that may fault (or ABSENT), kind, byte of the link register.
@@ -48,7 +48,7 @@ ABSENT = 0xFFFF_FFFF
 #: of address 0 would be, where its byte would be.
 CONTEXT = (
     "lock", "next", "end", "base", "faults", "room", "count", "table", "decode", "epoch",
-    "joints", "to_over", "to_fetch", "to_once", "units",
+    "joints", "to_over", "to_fetch", "to_once", "to_leap", "units",
     "region", "fresh", "gone", "unlinked", "stitched", "origin", "records", "bytes",
 )  # fmt: skip
 #: Bytes of code, of faults, and a unit's most bytes, which must be left.
@@ -61,7 +61,7 @@ HANDLERS = {
 }  # fmt: skip
 _FILES = {"x": abi.offset("x"), "f": abi.offset("f")}
 _PLACES = {
-    "leave": LEAVE, "taken": TAKEN, "spent": SPENT, "once": ONCE, "pool": POOL,
+    "leave": LEAVE, "taken": TAKEN, "spent": SPENT, "once": ONCE, "leap": LEAP, "pool": POOL,
     "pc": PC, "record": RECORD, "following": FOLLOWING, "count": COUNT,
 }  # fmt: skip
 

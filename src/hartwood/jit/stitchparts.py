@@ -111,7 +111,12 @@ def _copy() -> str:
     places = "\n".join(
         f"""{label}:{word(name)}
   br label %to.place"""
-        for label, name in (("k.spent", "to_over"), ("k.once", "to_once"), ("k.pool", "base"))
+        for label, name in (
+            ("k.spent", "to_over"),
+            ("k.once", "to_once"),
+            ("k.leap", "to_leap"),
+            ("k.pool", "base"),
+        )
     )
     return f"""
 define internal i64 @copy(ptr %ctx, i64 %number, i64 %out, ptr %rec, i64 %pc, i64 %count,
@@ -160,7 +165,7 @@ one:
     i32 {layout.FOLLOWING}, label %k.following  i32 {layout.COUNT}, label %k.count
     i32 {layout.LEAVE}, label %k.leave  i32 {layout.TAKEN}, label %k.taken
     i32 {layout.SPENT}, label %k.spent  i32 {layout.ONCE}, label %k.once
-    i32 {layout.POOL}, label %k.pool ]
+    i32 {layout.LEAP}, label %k.leap  i32 {layout.POOL}, label %k.pool ]
 k.byte:
   %a.w = zext i32 %a to i64
   %byte.p = getelementptr i8, ptr %rec, i64 %a.w
@@ -226,7 +231,8 @@ to.list:
   br label %filled
 {places}
 to.place:
-  %goal = phi i64 [%to_over, %k.spent], [%to_once, %k.once], [%base, %k.pool]
+  %goal = phi i64 [%to_over, %k.spent], [%to_once, %k.once],
+                 [%to_leap, %k.leap], [%base, %k.pool]
   %goal.a = add i64 %goal, %addend
   %goal.4 = add i64 %goal.a, 4
   call void @patch(i64 %site, i64 %goal.4)

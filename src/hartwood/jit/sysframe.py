@@ -9,8 +9,8 @@ from hartwood.isa.riscv import trap
 from hartwood.isa.riscv.system import MACHINE, SYSTEM
 from hartwood.jit import abi, host_x86, sysabi
 from hartwood.jit.calling import HANDLER_CC
-from hartwood.jit.softmmu import arrive, counted, tail, transfer
-from hartwood.jit.sysabi import CHUNK, field
+from hartwood.jit.softmmu import addend, arrive, counted, probe, tail, transfer
+from hartwood.jit.sysabi import CHUNK, FETCH, field
 from hartwood.jit.sysfunctions import functions, meaning
 from hartwood.jit.system import SystemHart, function
 from hartwood.jit.words import NO_RESERVATION
@@ -205,7 +205,18 @@ def _unit_once() -> str:
     """An instruction of a unit that needs the interpreter. Its record may be the unit's by now, so
     that it is decoded again; it transfers nowhere, and lies within a page."""
     text = Text()
-    word = text.value("call i64 @word_of(ptr %s, ptr %rec)")
+    where = probe(text, "%pc", "%pc", FETCH, "hit", "miss")
+    text.label("hit")
+    near = text.value(f"add i64 {text.value('shl i64 %pc, 3')}, {addend(text, where)}")
+    text.emit("br label %found")
+    text.label("miss")
+    far = text.value("call i64 @reach(ptr %s, i64 %pc, i64 0)")
+    text.emit("br label %found")
+    text.label("found")
+    here = text.value(
+        f"inttoptr i64 {text.value(f'phi i64 [{near}, %hit], [{far}, %miss]')} to ptr"
+    )
+    word = text.value(f"call i64 @word_of(ptr %s, ptr {here})")
     record = text.value(field("step_record"))
     _state_store(text, "step_word", word)
     handler = _decode_to(text, text.value(f"trunc i64 {word} to i32"), record)

@@ -155,7 +155,7 @@ def _record(text: Text) -> str:
 
 def _leave(text: Text) -> Way:
     """The instruction at hand has to be interpreted."""
-    return f"@{hole('once')}", _pc(text), _record(text), charged(text)
+    return f"@{hole('once')}", _pc(text), "poison", charged(text)
 
 
 def _exit(text: Text) -> Way:
@@ -179,7 +179,12 @@ def _loop(text: Text) -> Way:
 
 def _far(text: Text) -> Way:
     """To another page."""
-    return _leap(text, _pc(text), "%budget")
+    return f"@{hole('leap')}", _pc(text), "poison", "%budget"
+
+
+def _anywhere(text: Text) -> Way:
+    """What those share."""
+    return _leap(text, "%pc", "%budget")
 
 
 def _stops(p: Properties) -> bool:
@@ -191,6 +196,7 @@ MACHINE = Flavour(
     _stops,
     {"charge": charge, "leave": _leave, "exit": _exit, "counted": _counted, "jump": jump,
      "loop": _loop, "far": _far},
+    _anywhere,
 )  # fmt: skip
 
 
