@@ -111,7 +111,11 @@ class Stitches:
         for index, pair in enumerate(pairs):
             table[2 * index], table[2 * index + 1] = pair
         self._count[0] = self._least = len(pairs)
-        places = {name: self._place(self._prefilled(*stencils[name][:2])[0]) for name in SHARED}
+        places = {}
+        for name in SHARED:
+            ready, left = self._prefilled(*stencils[name][:2])
+            assert not left, f"nobody fills {left} in {name}"
+            places[name] = self._place(ready)
         pieces = {number: (stencils[name], *rest) for number, (name, *rest) in numbers.items()}
         pieces |= {first + at: (stencils[name], PLAIN, 0) for at, name in enumerate(JOINTS)}
         self._first = base + self._used

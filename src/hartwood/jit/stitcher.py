@@ -91,7 +91,8 @@ already:
 unknown:
   ; Only what was decoded, from a page that is watched and not about to change.
   %translated = icmp eq i64 %old, %region
-  %untried = icmp eq i64 %old, %fresh
+  %untried.e = icmp eq i64 %old, %fresh
+  %untried = and i1 %untried.e, {str(not space.untried).lower()}
   %retired = icmp eq i64 %old, %gone
   %odd.1 = and i64 %epoch, 1
   %changing = icmp ne i64 %odd.1, 0

@@ -45,6 +45,8 @@ class Space:
     reaches: str
     #: The joint that leads elsewhere.
     away: str
+    #: Whether a unit may begin where nothing ran yet.
+    untried: bool = False
     #: Statements after an instruction at `%pc` was appended, and when a unit at `%pc0` begins.
     appended: str = ""
     begins: str = ""

@@ -62,7 +62,7 @@ def _fetch_miss() -> str:
     text.label("fault")
     tail(text, "@exception", "%pc", rec, "%budget")
     text.label("go")
-    tail(text, text.value(f"load ptr, ptr {rec}"), "%pc", rec, "%budget")
+    counted(text, "%pc", rec, "%budget")
     return function("fetch_miss", text)
 
 

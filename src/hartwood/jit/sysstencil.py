@@ -105,6 +105,7 @@ class SystemStencilHart(SystemWords, StencilHart):
         self.memory.store(address, value)
 
     def _leap(self, target: str, budget: str) -> None:
+        _look(self.text, target, budget)
         _tail(self.text, *_leap(self.text, target, budget))
         self.ended = True
 
@@ -119,7 +120,6 @@ def _look(text: Text, pc: str, budget: str) -> None:
 def _leap(text: Text, target: str, budget: str) -> Way:
     """To a virtual address that may be on any page: straight into its unit if it has one, else by
     way of the interpreter, which counts where control goes."""
-    _look(text, target, budget)
     hit, miss, fast, slow = (text.fresh_label(hint) for hint in ("hit", "miss", "fast", "slow"))
     where = probe(text, target, target, FETCH, hit, miss)
     text.label(hit)
@@ -183,7 +183,14 @@ def _far(text: Text) -> Way:
 
 
 def _anywhere(text: Text) -> Way:
-    """What those share."""
+    """What those share, which is not in reach of the places that units leave through."""
+    attention = text.value(f"load volatile i32, ptr {text.value(field('attention'))}")
+    called = text.value(f"icmp ne i32 {attention}, 0")
+    odd = text.value(f"or i1 {called}, {text.value('icmp sle i64 %budget, 0')}")
+    text.emit(f"br i1 {odd}, label %over, label %go, !prof !1")
+    text.label("over")
+    _tail(text, text.value(host.wide_hole(hole("at_over"), "ptr")), "%pc", "poison", "%budget")
+    text.label("go")
     return _leap(text, "%pc", "%budget")
 
 
@@ -219,6 +226,7 @@ define internal i1 @reaches(i64 %goal, i64 %pc0) #0 {
 }
 """,
     away="far",
+    untried=True,
     begins=f"""
   %origin.at = getelementptr i8, ptr %ctx, i64 {context_offset("origin")}
   store i64 %pc0, ptr %origin.at""",

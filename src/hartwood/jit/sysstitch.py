@@ -53,10 +53,13 @@ class SystemStitches:
             self._turn.notify_all()
             if self.code.full:
                 self._turn.wait_for(lambda: not self._inside)
-                ram = self._ram()
-                if self.code.full and ram is not None:
-                    ram.forget_stitched()
-                    self.code.reset()
+                self._empty()
+
+    def _empty(self) -> None:
+        ram = self._ram()
+        if self.code.full and ram is not None:
+            ram.forget_stitched()
+            self.code.reset()
 
     def _close(self) -> None:
         hostmem.munmap(self._base, AREA)

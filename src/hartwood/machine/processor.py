@@ -72,14 +72,15 @@ class Processor:
 
     `mode` is "auto" (code that runs often is stitched as soon as that can be done), "stitch" (all
     that control is transferred to, from the beginning), "interp" or "reference". With
-    `deterministic` guest time is the instruction count.
+    `deterministic` guest time is the instruction count; "auto" is then "interp", since stitched code
+    looks for interrupts at other instructions, depending on what was stitched so far.
     """
 
     def __init__(
         self, bus: Bus, number: int = 0, *, mode: str = "auto", deterministic: bool = False
     ) -> None:
         self.bus = bus
-        self.mode = mode
+        self.mode = "interp" if deterministic and mode == "auto" else mode
         self.deterministic = deterministic
         self.code = system_code()
         self.state = self.code.new_state()
