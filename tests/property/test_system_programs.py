@@ -119,6 +119,24 @@ def test_the_same_end_by_both(seed: int) -> None:
     assert ends[0][-1]["x3"] != 0  # it trapped
 
 
+@pytest.mark.parametrize("seed", range(20, 28))
+def test_stitched_code_ends_the_same(seed: int) -> None:
+    """In pieces that are long enough not to be single steps."""
+    ends = []
+    for mode in ("interp", "stitch"):
+        machine = _machine(seed, mode)
+        moments = []
+        for _ in range(4):
+            machine.run(instructions=9000)
+            moments.append(_outcome(machine))
+        translated = machine.state.translated
+        machine.close()
+        ends.append(moments)
+    for plain, stitched in zip(*ends, strict=True):
+        assert {k: v for k, v in stitched.items() if v != plain[k]} == {}
+    assert translated > 5000
+
+
 def test_slices_and_steps_agree() -> None:
     """One long run and the same in single steps."""
     ends = []

@@ -17,7 +17,7 @@ from hartwood.machine.bare import Machine, MachineError, StateError, new_bus
 from hartwood.machine.processor import Processor, ProcessorError, RegisterError
 
 RAM, SIZE = 0x8000_0000, 1 << 20
-MODES = ("interp", "reference")
+MODES = ("interp", "reference", "stitch")
 
 
 @pytest.fixture(params=MODES)

@@ -87,7 +87,9 @@ def _differ(oracle: Callable[[str], str], folder: Path, cases: dict[str, str]) -
     """Cases where QEMU and we differ. The reference, which is slow, has to agree with us in
     every thirtieth."""
     data = image(program(cases.values()))
-    ours = records(run_ours(data))
+    printed = run_ours(data)
+    assert run_ours(data, "stitch") == printed
+    ours = records(printed)
     theirs = records(run_qemu(oracle("qemu-system-riscv64"), folder, data))
     few = image(program(list(cases.values())[::30]))
     assert run_ours(few) == run_ours(few, "reference")

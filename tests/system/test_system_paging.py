@@ -193,7 +193,9 @@ def test_random_tables_against_qemu(
 ) -> None:
     cases, tables = _generate(scheme, seed, 150)
     data = image(program(cases), tables)
-    ours = records(run_ours(data))
+    printed = run_ours(data)
+    assert run_ours(data, "stitch") == printed
+    ours = records(printed)
     theirs = records(run_qemu(oracle("qemu-system-riscv64"), tmp_path, data))
     assert len(ours) == len(cases)
     wrong = [

@@ -58,7 +58,9 @@ def test_random_entries(seed: int, oracle: Callable[[str], str], tmp_path: Path)
     rng = random.Random(seed)
     cases = [_case(rng) for _ in range(120)]
     data = image(program(cases))
-    ours = records(run_ours(data))
+    printed = run_ours(data)
+    assert run_ours(data, "stitch") == printed
+    ours = records(printed)
     theirs = records(run_qemu(oracle("qemu-system-riscv64"), tmp_path, data))
     wrong = [
         f"{case.splitlines()[-3:]} {[hex(w) for w in a]} {[hex(w) for w in b]}"

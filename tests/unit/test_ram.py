@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hartwood.errors import MappingError, MemoryFault
 from hartwood.mem import hostmem
 from hartwood.mem.bus import Bus
-from hartwood.mem.ram import HARTS, HARTS_AT, REGIONS, Ram
+from hartwood.mem.ram import HARTS, HARTS_AT, REGIONS, STITCHED, Ram
 
 PAGE = 4096
 
@@ -82,28 +82,37 @@ def test_nothing_outside_is_ever_touched(at: int, size: int) -> None:
     ram.close()
 
 
-def _record(ram: Ram, page: int, slot: int) -> memoryview:
-    return hostmem.view(ram.records + page * (2048 * 16 + 64) + slot * 16, 16).cast("Q")
-
-
-def test_a_write_forgets_the_records_that_it_touches(ram: Ram) -> None:
-    """And that of the four-byte instruction that may begin just before."""
-    ram.decode = 7
+def test_a_write_forgets_what_was_decoded_there(ram: Ram) -> None:
+    """Page by page, and only on pages that hold decoded code."""
+    forgotten: list[tuple[int, int]] = []
+    ram.forget = lambda offset, size: forgotten.append((offset, size))
     flags = hostmem.view(ram.flags_at, 8)
-    flags[1] = 1
-    for slot in range(2048):
-        _record(ram, 1, slot)[0], _record(ram, 1, slot)[1] = 99, 55
-        _record(ram, 2, slot)[0] = 99
+    flags[1] = flags[3] = 1
     ram.write(0x8000_1010, b"1234")
-    changed = [slot for slot in range(2048) if _record(ram, 1, slot)[0] == 7]
-    assert changed == [7, 8, 9]
-    assert all(_record(ram, 1, slot)[1] == 55 for slot in range(2048))
     ram.write(0x8000_0FFF, bytes(2))
     ram.write(0x8000_2000, bytes(PAGE))  # not code
-    assert [slot for slot in range(20) if _record(ram, 1, slot)[0] == 7] == [0, 7, 8, 9]
-    assert _record(ram, 2, 0)[0] == 99
-    ram.view(0x8000_1000, PAGE)
-    assert all(_record(ram, 1, slot)[0] == 7 for slot in range(2048))
+    assert forgotten == [(PAGE + 0x10, 4), (PAGE, 1)]
+    forgotten.clear()
+    ram.view(0x8000_0800, 3 * PAGE)
+    ram.discard(0x8000_1004, 0)
+    assert forgotten == [(PAGE, PAGE), (3 * PAGE, 0x800)]
+
+
+def test_what_is_stitched_is_forgotten_by_page(ram: Ram) -> None:
+    forgotten: list[tuple[int, int]] = []
+    ram.forget = lambda offset, size: forgotten.append((offset, size))
+    flags = hostmem.view(ram.flags_at, 8)
+    flags[1], flags[2], flags[5] = 1, STITCHED | 3, STITCHED | 1
+    ram.forget_stitched()
+    assert forgotten == [(2 * PAGE, PAGE), (5 * PAGE, PAGE)]
+
+
+def test_those_who_wait_for_the_end_are_told_once() -> None:
+    made, told = Ram(1 << 20, 64), []
+    made.at_close.append(lambda: told.append("closed"))
+    made.close()
+    made.close()
+    assert told == ["closed"]
 
 
 def test_clear_and_close(ram: Ram) -> None:

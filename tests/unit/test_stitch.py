@@ -9,10 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from hartwood.isa.riscv import RISCV
-from hartwood.jit import stitch, worker
+from hartwood.jit import stitch
 from hartwood.jit.host_x86 import falling_through
 from hartwood.jit.image import Image
 from hartwood.jit.interp import numbering
+from hartwood.jit.stencil import stencil_image
 from hartwood.jit.stitch import BRANCH, INDIRECT, JOINTS, JUMP, LIMIT, PLAIN, SHARED
 from hartwood.machine.hart import Machine
 from hartwood.mem.flat import FlatSpace
@@ -24,7 +25,7 @@ T0, S0, A0, A1, A2 = 5, 8, 10, 11, 12
 
 @pytest.fixture(scope="module")
 def bank() -> Image:
-    return worker.stencil_image(RISCV)
+    return stencil_image(RISCV)
 
 
 # Cutting.
@@ -54,7 +55,7 @@ def test_what_only_looks_like_a_conditional_jump_stays() -> None:
 
 def test_every_hole_of_every_stencil_is_one_that_the_stitcher_fills(bank: Image) -> None:
     stencils, numbers, first, _ = marshal.loads(bank.meta)
-    known = set(stitch._PLACES) | set(stitch._HANDLERS) | {"next", "area"}
+    known = set(stitch._PLACES) | set(stitch.HANDLERS) | {"next", "area"}
     for name, (code, holes, faults) in stencils.items():
         for offset, size, hole, _ in holes:
             assert hole in known or hole.split("_")[-2] == "byte" or "field" in hole, (name, hole)

@@ -241,10 +241,14 @@ def test_no_file_in_memory(monkeypatch: pytest.MonkeyPatch, ram: Ram) -> None:
 
 
 def test_code_of_changed_pages_is_forgotten_and_of_others_kept(ram: Ram) -> None:
-    ram.decode = 7
     flags = hostmem.view(ram.flags_at, PAGES)
     per_page = 2048 * 16 + 64
     records = hostmem.view(ram.records, PAGES * per_page).cast("Q")
+
+    def forget(offset: int, size: int) -> None:
+        records[offset // PAGE * per_page // 8] = 7
+
+    ram.forget = forget
 
     def decoded(*pages: int) -> None:
         for page in pages:

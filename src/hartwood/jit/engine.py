@@ -157,9 +157,7 @@ class Engine:
             if self.stitches is None:
                 self._learn(self._bank_image(BANK))
         assert self.stitches is not None
-        state.stitch_context, state.stitch = self.stitches.at, self.stitches.function
-        state.hot_threshold = threshold
-        state.hot = (ctypes.c_uint32 * abi.HOT_SLOTS)(*[threshold] * abi.HOT_SLOTS)
+        self.stitches.enable(state, threshold)
 
     def enter_thread(self, state: abi.State) -> None:
         """Prepare the calling thread for running `state`."""

@@ -216,9 +216,13 @@ def compare_exchange(
 # the host's can be. Symbols are the stitcher's.
 
 
-def _leave(lines: str, constraints: str, arguments: str) -> str:
-    held = f"{constraints}{_HELD},~{{flags}}"
-    return f'call void asm sideeffect "{lines}", "{held}"({arguments}{_HELD_ARGUMENTS}) nounwind'
+def _leave(
+    lines: str, constraints: str, arguments: str, pc: str = "%pc", budget: str = "%budget"
+) -> str:
+    """A statement that may jump away, with state, pc and budget where handlers take them."""
+    held = f"{constraints},{{r12}},{{r13}},{{r15}},~{{flags}}"
+    values = f"{arguments}, ptr %s, i64 {pc}, i64 {budget}"
+    return f'call void asm sideeffect "{lines}", "{held}"({values}) nounwind'
 
 
 def leave_unless_below(value: str, limit: str, symbol: str) -> str:
@@ -227,15 +231,26 @@ def leave_unless_below(value: str, limit: str, symbol: str) -> str:
     return _leave(f"cmpq $1, $0\\0A jae {symbol}", "r,*m", argument)
 
 
+def leave_unless_equal(value: str, pointer: str, symbol: str) -> str:
+    """A statement that jumps to `symbol` unless an i64 is the one at `pointer`."""
+    argument = f"i64 {value}, ptr elementtype(i64) {pointer}"
+    return _leave(f"cmpq $1, $0\\0A jne {symbol}", "r,*m", argument)
+
+
 def leave_if(condition: str, symbol: str) -> str:
     """A statement that jumps to `symbol` if an i32 is not zero."""
     return _leave(f"testl $0, $0\\0A jne {symbol}", "r", f"i32 {condition}")
 
 
+def leave_if_set(pointer: str, pc: str, budget: str, symbol: str) -> str:
+    """The same for an i32 in memory, on the way to `pc`."""
+    argument = f"ptr elementtype(i32) {pointer}"
+    return _leave(f"cmpl $$0, $0\\0A jne {symbol}", "*m", argument, pc, budget)
+
+
 def leave_if_spent(budget: str, pc: str, symbol: str) -> str:
-    """A statement that jumps to `symbol`, with the pc where handlers take it, if the budget is zero
-    or negative."""
-    return _leave(f"testq $0, $0\\0A jle {symbol}", "r,{r13}", f"i64 {budget}, i64 {pc}")
+    """A statement that jumps to `symbol` if the budget is zero or negative."""
+    return _leave(f"testq $0, $0\\0A jle {symbol}", "r", f"i64 {budget}", pc, budget)
 
 
 def load_handler(record: str, pc: str, budget: str) -> str:

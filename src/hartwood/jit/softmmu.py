@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hartwood.bits.ssa import Text, Val
-from hartwood.jit import sysabi
+from hartwood.jit import abi, sysabi
 from hartwood.jit.sysabi import FETCH, READ, TLB_ENTRIES, WRITE, field
 
 #: LLVM's names for the operations of `Hart.amo`.
@@ -158,8 +158,7 @@ def transfer(text: Text, target: str, budget: str, *, near: bool = False) -> Non
         text.emit(f"br i1 {close}, label %{same}, label %{far}, !prof !0")
         text.label(same)
         distance = text.value(f"shl i64 {text.value(f'sub i64 {target}, %pc')}, 3")
-        record = text.value(f"getelementptr i8, ptr %rec, i64 {distance}")
-        tail(text, text.value(f"load ptr, ptr {record}"), target, record, budget)
+        counted(text, target, text.value(f"getelementptr i8, ptr %rec, i64 {distance}"), budget)
         text.label(far)
     arrive(text, target, budget, hit, miss)
 
@@ -172,8 +171,23 @@ def arrive(text: Text, target: str, budget: str, hit: str, miss: str) -> None:
     text.label(hit)
     eight = text.value(f"shl i64 {target}, 3")
     record = text.value(f"add i64 {eight}, {addend(text, where)}")
-    record = text.value(f"inttoptr i64 {record} to ptr")
-    tail(text, text.value(f"load ptr, ptr {record}"), target, record, budget)
+    counted(text, target, text.value(f"inttoptr i64 {record} to ptr"), budget)
+
+
+def counted(text: Text, pc: str, record: str, budget: str) -> None:
+    """Continue at a record; if that happened often enough, by way of `@hot`."""
+    hot, cool = text.fresh_label("hot"), text.fresh_label("cool")
+    where = text.value(f"ptrtoint ptr {record} to i64")
+    index = text.value(f"and i64 {text.value(f'lshr i64 {where}, 4')}, {abi.HOT_SLOTS - 1}")
+    counter = text.value(f"getelementptr i32, ptr {text.value(field('hot'))}, i64 {index}")
+    left = text.value(f"add i32 {text.value(f'load i32, ptr {counter}')}, -1")
+    text.emit(f"store i32 {left}, ptr {counter}")
+    spent = text.value(f"icmp eq i32 {left}, 0")
+    text.emit(f"br i1 {spent}, label %{hot}, label %{cool}, !prof !1")
+    text.label(hot)
+    tail(text, "@hot", pc, record, budget)
+    text.label(cool)
+    tail(text, text.value(f"load ptr, ptr {record}"), pc, record, budget)
 
 
 def tail(text: Text, callee: str, pc: str, record: str, budget: str) -> None:

@@ -8,13 +8,17 @@ that costs a hundredth of LLVM's and runs a multiple of the interpreter's speed.
 from __future__ import annotations
 
 import io
+import marshal
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from elftools.elf.elffile import ELFFile
 from elftools.elf.relocation import RelocationSection
 from elftools.elf.sections import SymbolTableSection
 
+from hartwood.bits.effects import Properties
 from hartwood.bits.ssa import Text, Val
 from hartwood.bits.ssa_float_x86 import X86Float
 from hartwood.isa.insn import Insn
@@ -23,6 +27,7 @@ from hartwood.jit import abi
 from hartwood.jit import host_x86 as host
 from hartwood.jit.access import Access, Loaded
 from hartwood.jit.calling import HANDLER_CC, HANDLER_PARAMETERS, field, handler_tail
+from hartwood.jit.compile import compile_image, compile_object, module_text
 from hartwood.jit.interp import banks, numbering
 from hartwood.jit.record import Slot, slots
 from hartwood.jit.stitch import (  # fmt: skip
@@ -35,7 +40,11 @@ from hartwood.jit.stitch import (  # fmt: skip
     STOP,
     Stencil,
 )
+from hartwood.jit.stitcher import stitcher_text
 from hartwood.jit.words import StateHart
+
+if TYPE_CHECKING:
+    from hartwood.jit.image import Image
 
 _PREFIX = "hole_"
 _HOLE = re.compile(rf"@({_PREFIX}\w+)")
@@ -46,7 +55,8 @@ def hole(name: object, *parts: object) -> str:
     return "_".join([f"{_PREFIX}{name}", *map(str, parts)])
 
 
-def _value(name: object, *parts: object) -> str:
+def hole_value(name: object, *parts: object) -> str:
+    """Its value, of 32 bits, as an i64."""
     return f"ptrtoint (ptr @{hole(name, *parts)} to i64)"
 
 
@@ -72,12 +82,19 @@ class _Access(Access):
 class StencilHart(StateHart):
     """`words.Hart` for one stencil."""
 
-    def __init__(self, text: Text, insns: InsnSet, insn: Insn) -> None:
+    #: What is passed on as the pc inside a unit: nothing, its instructions know theirs.
+    kept_pc = "poison"
+
+    def __init__(self, text: Text, insns: InsnSet) -> None:
         super().__init__(text, insns)
         self._float = X86Float(text, self._scratch, lambda: self.state_load("frm").name)
         self._places: dict[str, tuple[object, ...]] = {}
-        self._insn = insn
+        self._properties = Properties()
         self.ended = False
+
+    def begin(self, properties: Properties) -> None:
+        """The body of an instruction with these properties comes."""
+        self._properties = properties
 
     def operand(self, slot: Slot) -> Val:
         """An operand field: a hole for its value."""
@@ -85,7 +102,7 @@ class StencilHart(StateHart):
             place: tuple[object, ...] = ("byte", slot.byte)
         else:
             place = ("field", slot.lo, slot.width, int(slot.signed))
-        name = _value(*place)
+        name = hole_value(*place)
         self._places[name] = place
         return Val(self.text, 64, name)
 
@@ -94,18 +111,23 @@ class StencilHart(StateHart):
         if number is not None:
             return self.text.value(field(file, number))
         assert isinstance(index, Val)
-        place = _value(file, *self._places[index.name])
+        place = hole_value(file, *self._places[index.name])
         return self.text.value(f"getelementptr i8, ptr %s, i64 {place}")
+
+    @staticmethod
+    def place(text: Text, name: str) -> str:
+        """The address "pc" or "following"."""
+        return text.value(host.wide_hole(hole(name)))
 
     @property
     def pc(self) -> Val:
         """Address of this instruction."""
-        return Val(self.text, 64, self.text.value(host.wide_hole(hole("pc"))))
+        return Val(self.text, 64, self.place(self.text, "pc"))
 
     @property
     def next_pc(self) -> Val:
         """Address of the instruction that follows in memory."""
-        return Val(self.text, 64, self.text.value(host.wide_hole(hole("following"))))
+        return Val(self.text, 64, self.place(self.text, "following"))
 
     # Memory: what can fault, or is atomic.
     def load(self, address: Val, size: int) -> Val:
@@ -118,7 +140,7 @@ class StencilHart(StateHart):
     def finish(self) -> None:
         """Go on with what is stitched behind, unless the body went elsewhere."""
         if not self.ended:
-            self._go(f"@{hole('next')}", "poison", "%budget")
+            self._go(f"@{hole('next')}", self.kept_pc, "%budget")
 
     def _go(self, callee: str, pc: str, budget: str) -> None:
         for line in handler_tail(callee, pc, "poison", budget):
@@ -126,12 +148,11 @@ class StencilHart(StateHart):
         self.ended = True
 
     def jump(self, target: Val | int) -> None:
-        properties = self.insns.properties(self._insn, next(self._insn.cases()))
-        if properties.indirect:
+        if self._properties.indirect:
             assert isinstance(target, Val)
-            self._leap(target.name, _charged(self.text))
+            self._leap(target.name, charged(self.text))
         else:
-            self._go(f"@{hole('taken')}", "poison", _charged(self.text))
+            self._go(f"@{hole('taken')}", self.kept_pc, charged(self.text))
 
     def _leap(self, target: str, budget: str) -> None:
         """To an address that is known only now: straight into its unit if it has one, else by way
@@ -159,13 +180,13 @@ class StencilHart(StateHart):
 
     def branch(self, condition: Val, target: Val | int) -> None:
         text = self.text
-        charged = _charged(text)
+        left = charged(text)
         taken, straight = text.fresh_label("taken"), text.fresh_label("straight")
         text.emit(f"br i1 {condition.name}, label %{taken}, label %{straight}")
         text.label(taken)
-        self._go(f"@{hole('taken')}", "poison", charged)
+        self._go(f"@{hole('taken')}", self.kept_pc, left)
         text.label(straight)
-        self._go(f"@{hole('next')}", "poison", charged)
+        self._go(f"@{hole('next')}", self.kept_pc, left)
 
     # Leaving before anything is written: the interpreter runs the instruction.
     def trap(self, cause: int, tval: Val | int = 0) -> None:
@@ -176,7 +197,7 @@ class StencilHart(StateHart):
             self.only_reference_if(condition.name)
 
     def only_reference(self) -> None:
-        self._go(f"@{hole('leave')}", "poison", "%budget")
+        self._go(f"@{hole('leave')}", self.kept_pc, "%budget")
         self.text.label(self.text.fresh_label("dead"))
 
     def only_reference_if(self, condition: str) -> None:
@@ -184,7 +205,7 @@ class StencilHart(StateHart):
         self.text.emit(host.leave_if(wide, hole("leave")))
 
 
-def _charged(text: Text) -> str:
+def charged(text: Text) -> str:
     """The budget less the instructions of this unit that ran since it was charged last."""
     return text.value(host.charge("%budget", text.value(field("translated")), hole("count")))
 
@@ -194,10 +215,13 @@ def _function(name: str, text: Text) -> str:
     return f"{head} {{\nentry:\n{text.body()}\n}}"
 
 
-def _stencil(insns: InsnSet, insn: Insn, variant: tuple[int, ...], name: str) -> str:
+def _stencil(
+    insns: InsnSet, insn: Insn, variant: tuple[int, ...], name: str, flavour: Flavour
+) -> str:
     text = Text()
-    hart = StencilHart(text, insns, insn)
+    hart = flavour.hart(text, insns)
     operands: dict[str, Val | int] = dict(zip(insn.variants, variant, strict=True))
+    hart.begin(insns.properties(insn, {k: v for k, v in operands.items() if isinstance(v, int)}))
     for operand, slot in slots(insns, insn).items():
         operands[operand] = hart.operand(slot)
     insn.body(hart, **operands)
@@ -205,10 +229,10 @@ def _stencil(insns: InsnSet, insn: Insn, variant: tuple[int, ...], name: str) ->
     return _function(name, text)
 
 
-def _kind(insns: InsnSet, insn: Insn, case: dict[str, int]) -> int:
+def _kind(insns: InsnSet, insn: Insn, case: dict[str, int], flavour: Flavour) -> int:
     """How the stitcher treats an instruction: see `stitch.PLAIN` and the others."""
     p = insns.properties(insn, case)
-    if p.fence_i or p.csr or p.counters or p.atomics or p.control == "trap":
+    if flavour.stops(p):
         return STOP
     if p.control == "none":
         return PLAIN
@@ -220,72 +244,88 @@ def _kind(insns: InsnSet, insn: Insn, case: dict[str, int]) -> int:
     return STOP if not known else BRANCH if p.control == "branch" else JUMP
 
 
-# The pieces that are no instruction's.
-def _joint(name: str, build: Callable[[Text], tuple[str, str, str, str]]) -> str:
-    """A stencil that only arranges control: `build` gives where it goes, the pc, record and budget
-    there."""
-    text = Text()
-    for line in handler_tail(*build(text)):
-        text.emit(line)
-    return _function(name, text)
+#: Where a piece goes, and the pc, record and budget there.
+Way = tuple[str, str, str, str]
 
 
-def _pc(text: Text) -> str:
-    return text.value(host.wide_hole(hole("pc")))
-
-
-def _charge(text: Text) -> tuple[str, str, str, str]:
+def charge(text: Text) -> Way:
     """What ran so far is taken off the budget."""
-    return f"@{hole('next')}", "poison", "poison", _charged(text)
+    return f"@{hole('next')}", "%pc", "poison", charged(text)
 
 
-def _leave(text: Text) -> tuple[str, str, str, str]:
-    """The instruction at hand has to be interpreted."""
-    pc = _pc(text)
-    return f"@{hole('once')}", pc, "poison", _charged(text)
-
-
-def _exit(text: Text) -> tuple[str, str, str, str]:
-    """On to the record of another address: to its handler, or another unit."""
-    pc = _pc(text)
-    text.emit(host.leave_if_spent("%budget", pc, hole("spent")))
-    record = text.value(host.wide_hole(hole("record"), "ptr"))
-    return text.value(host.load_handler(record, pc, "%budget")), pc, record, "%budget"
-
-
-def _counted(text: Text) -> tuple[str, str, str, str]:
-    """The same by way of the interpreter, which counts where control goes."""
-    pc = _pc(text)
-    return text.value(host.wide_hole(hole("at_exit"), "ptr")), pc, "poison", "%budget"
-
-
-def _jump(text: Text) -> tuple[str, str, str, str]:
+def jump(text: Text) -> Way:
     """To another place of the unit."""
-    return f"@{hole('taken')}", "poison", "poison", "%budget"
+    return f"@{hole('taken')}", "%pc", "poison", "%budget"
 
 
-def _loop(text: Text) -> tuple[str, str, str, str]:
-    """Back to the beginning of the unit."""
-    text.emit(host.leave_if_spent("%budget", _pc(text), hole("spent")))
-    return f"@{hole('taken')}", "poison", "poison", "%budget"
-
-
-def _away(handler: str) -> Callable[[Text], tuple[str, str, str, str]]:
+def away(handler: str) -> Callable[[Text], Way]:
     """On to one of the interpreter's handlers."""
     return lambda text: (
         text.value(host.wide_hole(hole(handler), "ptr")), "%pc", "%rec", "%budget"
     )  # fmt: skip
 
 
-def _joints() -> Iterator[str]:
-    yield _joint("charge", _charge)
-    yield _joint("leave", _leave)
-    yield _joint("exit", _exit)
-    yield _joint("counted", _counted)
-    yield _joint("jump", _jump)
-    yield _joint("loop", _loop)
-    for name in SHARED:
-        yield _joint(name, _away(f"at_{name.removeprefix('to_')}"))
+def _leave(text: Text) -> Way:
+    """The instruction at hand has to be interpreted."""
+    pc = StencilHart.place(text, "pc")
+    return f"@{hole('once')}", pc, "poison", charged(text)
+
+
+def _exit(text: Text) -> Way:
+    """On to the record of another address: to its handler, or another unit."""
+    pc = StencilHart.place(text, "pc")
+    text.emit(host.leave_if_spent("%budget", pc, hole("spent")))
+    record = text.value(host.wide_hole(hole("record"), "ptr"))
+    return text.value(host.load_handler(record, pc, "%budget")), pc, record, "%budget"
+
+
+def _counted(text: Text) -> Way:
+    """The same by way of the interpreter, which counts where control goes."""
+    pc = StencilHart.place(text, "pc")
+    return text.value(host.wide_hole(hole("at_exit"), "ptr")), pc, "poison", "%budget"
+
+
+def _loop(text: Text) -> Way:
+    """Back to the beginning of the unit."""
+    pc = StencilHart.place(text, "pc")
+    text.emit(host.leave_if_spent("%budget", pc, hole("spent")))
+    return f"@{hole('taken')}", "%pc", "poison", "%budget"
+
+
+def _stops(p: Properties) -> bool:
+    return bool(p.fence_i or p.csr or p.counters or p.atomics or p.control == "trap")
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """What stencils for one kind of guest are made of."""
+
+    #: The words that bodies are run with.
+    hart: type[StencilHart]
+    #: Whether an instruction is left to the interpreter.
+    stops: Callable[[Properties], bool]
+    #: The pieces that are no instruction's: they arrange control. All of `stitch.JOINTS`.
+    joints: dict[str, Callable[[Text], Way]]
+    #: The shared one that leads to an address.
+    leap: Callable[[Text], Way]
+
+
+USER = Flavour(
+    StencilHart,
+    _stops,
+    {"charge": charge, "leave": _leave, "exit": _exit, "counted": _counted, "jump": jump,
+     "loop": _loop, "far": _counted},
+    away("at_exit"),
+)  # fmt: skip
+
+
+def _joints(flavour: Flavour) -> Iterator[str]:
+    shared = {name: away(f"at_{name.removeprefix('to_')}") for name in SHARED}
+    for name, build in (flavour.joints | shared | {"to_leap": flavour.leap}).items():
+        text = Text()
+        for line in handler_tail(*build(text)):
+            text.emit(line)
+        yield _function(name, text)
 
 
 def _link(insns: InsnSet, insn: Insn, kind: int) -> int:
@@ -297,17 +337,19 @@ def _link(insns: InsnSet, insn: Insn, kind: int) -> int:
     return places[0] or 0 if places else 0
 
 
-def stencil_text(insns: InsnSet) -> tuple[list[str], dict[int, tuple[str, int, int]]]:
+def stencil_text(
+    insns: InsnSet, flavour: Flavour = USER
+) -> tuple[list[str], dict[int, tuple[str, int, int]]]:
     """The text of all stencils; and by handler number, where there is one, the stencil's name, its
     kind, and the byte of the record that names a jump's link register."""
-    functions = list(_joints())
+    functions = list(_joints(flavour))
     found: dict[int, tuple[str, int, int]] = {}
     where = banks(insns)
     for (name, variant), number in numbering(insns).items():
         insn = insns[name]
-        kind = _kind(insns, insn, dict(zip(insn.variants, variant, strict=True)))
+        kind = _kind(insns, insn, dict(zip(insn.variants, variant, strict=True)), flavour)
         if kind != STOP and where[name, variant] != "rounded":
-            functions.append(_stencil(insns, insn, variant, f"i_{number}"))
+            functions.append(_stencil(insns, insn, variant, f"i_{number}", flavour))
             found[number] = f"i_{number}", kind, _link(insns, insn, kind)
     body = "\n".join(functions)
     for name in sorted(set(_HOLE.findall(body))):
@@ -318,6 +360,18 @@ def stencil_text(insns: InsnSet) -> tuple[list[str], dict[int, tuple[str, int, i
             else f"@{name} = external dso_local global i8, !absolute_symbol !4"
         )
     return functions, found
+
+
+def stencil_image(
+    insns: InsnSet, flavour: Flavour = USER, stitcher: Iterable[str] | None = None
+) -> Image:
+    """The stitcher, and the stencils as a table, marshalled, in the image's meta."""
+    functions, numbers = stencil_text(insns, flavour)
+    stencils, pool = cut(compile_object(module_text(functions), 1, "static"))
+    # One landing for a fault is all that the stitcher knows of.
+    numbers = {n: what for n, what in numbers.items() if len(stencils[what[0]][2]) <= 1}
+    meta = marshal.dumps((stencils, numbers, len(numbering(insns)) + 1, pool))
+    return compile_image(stitcher or stitcher_text(), 1, meta)
 
 
 # From the object to the table of stencils.

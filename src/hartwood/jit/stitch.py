@@ -19,17 +19,18 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from hartwood.jit.image import Image
+    from hartwood.jit.sysabi import SystemState
 
 #: The name of the bank that holds stencils and stitcher.
 BANK = "stencils"
 #: What the stitcher has to know of an instruction. STOP ends a unit.
 STOP, PLAIN, BRANCH, JUMP, INDIRECT = range(5)
 #: What fills a hole: first numbers, from LEAVE on places relative to the hole.
-(BYTE, FIELD, PC, RECORD, FOLLOWING, COUNT, LEAVE, TAKEN, SPENT, ONCE, POOL) = range(11)
+(BYTE, FIELD, PC, RECORD, FOLLOWING, COUNT, LEAVE, TAKEN, SPENT, ONCE, LEAP, POOL) = range(12)
 #: Stencils that are no instruction's, numbered after those that are.
-JOINTS = ("charge", "leave", "exit", "counted", "jump", "loop")
+JOINTS = ("charge", "leave", "exit", "counted", "jump", "loop", "far")
 #: And those that every unit jumps to, once, at the beginning of the area.
-SHARED = ("to_over", "to_fetch", "to_once")
+SHARED = ("to_over", "to_fetch", "to_once", "to_leap")
 
 #: The table: one entry a handler number. Code address, holes address, code size, number of holes,
 #: offset of the instruction that may fault (or ABSENT), kind, byte of the link register.
@@ -42,23 +43,25 @@ ABSENT = 0xFFFF_FFFF
 #: area ends, faults, how many of them fit, where their count is, table, `decode_word`, epoch of
 #: the guest's code, number of the first joint, addresses of the shared parts, units so far, the
 #: handlers of translated code, of records that nobody filled in yet, and of pages that are gone;
-#: what an entry slot holds where there is no translation, and the same where code is stitched.
+#: what an entry slot holds where there is no translation, and the same where code is stitched; and
+#: of the code that is being stitched: the address that its stencils count from, where the record
+#: of address 0 would be, where its byte would be.
 CONTEXT = (
     "lock", "next", "end", "base", "faults", "room", "count", "table", "decode", "epoch",
-    "joints", "to_over", "to_fetch", "to_once", "units",
-    "region", "fresh", "gone", "unlinked", "stitched",
+    "joints", "to_over", "to_fetch", "to_once", "to_leap", "units",
+    "region", "fresh", "gone", "unlinked", "stitched", "origin", "records", "bytes",
 )  # fmt: skip
 #: Bytes of code, of faults, and a unit's most bytes, which must be left.
 AREA, FAULTS, UNIT = 32 << 20, 8 << 20, 32 << 10
 #: Guest instructions that one unit may have.
 LIMIT = 96
 #: The handlers that stencils lead to, by the names of their holes.
-_HANDLERS = {
+HANDLERS = {
     "at_over": "unit_over", "at_fetch": "unit_fetch", "at_once": "unit_once", "at_exit": "unit_exit"
 }  # fmt: skip
 _FILES = {"x": abi.offset("x"), "f": abi.offset("f")}
 _PLACES = {
-    "leave": LEAVE, "taken": TAKEN, "spent": SPENT, "once": ONCE, "pool": POOL,
+    "leave": LEAVE, "taken": TAKEN, "spent": SPENT, "once": ONCE, "leap": LEAP, "pool": POOL,
     "pc": PC, "record": RECORD, "following": FOLLOWING, "count": COUNT,
 }  # fmt: skip
 
@@ -79,15 +82,20 @@ class Stitches:
     """The area of stitched code of one process, and the context of its stitcher.
 
     `area` is what `CodeArena.claim` gave for `faults`, a table of its own; `entries` are addresses
-    in the interpreter's base bank, by name.
+    in the interpreter's base bank, by name, and `handlers` those that stencils lead to.
     """
 
     def __init__(
-        self, image: Image, area: tuple[int, int], faults: int, entries: Mapping[str, int]
+        self,
+        image: Image,
+        area: tuple[int, int],
+        faults: int,
+        entries: Mapping[str, int],
+        handlers: Mapping[str, str] = HANDLERS,
     ) -> None:
         stencils, numbers, first, pool = marshal.loads(image.meta)
         base, count = area
-        self._shared = {hole: entries[name] for hole, name in _HANDLERS.items()}
+        self._shared = {hole: entries[name] for hole, name in handlers.items()}
         self._shared["area"] = base
         self._base = base
         self._room = hostmem.view(base, AREA)
@@ -103,7 +111,11 @@ class Stitches:
         for index, pair in enumerate(pairs):
             table[2 * index], table[2 * index + 1] = pair
         self._count[0] = self._least = len(pairs)
-        places = {name: self._place(self._prefilled(*stencils[name][:2])[0]) for name in SHARED}
+        places = {}
+        for name in SHARED:
+            ready, left = self._prefilled(*stencils[name][:2])
+            assert not left, f"nobody fills {left} in {name}"
+            places[name] = self._place(ready)
         pieces = {number: (stencils[name], *rest) for number, (name, *rest) in numbers.items()}
         pieces |= {first + at: (stencils[name], PLAIN, 0) for at, name in enumerate(JOINTS)}
         self._first = base + self._used
@@ -113,9 +125,10 @@ class Stitches:
             "next": self._first, "end": base + AREA - UNIT, "base": base, "faults": faults,
             "room": FAULTS // 8 - 2 * LIMIT, "count": count, "joints": first, **places,
             "table": self._lay_out(pieces, first + len(JOINTS)),
-            "decode": entries["decode_word"], "region": entries["enter_region"],
-            "fresh": entries["decode"], "gone": entries["refetch"],
-            "unlinked": entries["no_region"], "stitched": entries["no_region_stitched"],
+            "decode": entries["decode_word"], "region": entries.get("enter_region", 0),
+            "fresh": entries["decode"], "gone": entries.get("refetch", 0),
+            "unlinked": entries.get("no_region", 0),
+            "stitched": entries.get("no_region_stitched", 0), "records": abi.SHADOW,
         }  # fmt: skip
         for name, value in values.items():
             self._words[CONTEXT.index(name)] = value
@@ -177,6 +190,12 @@ class Stitches:
         """Stitch at a guest address, now; its record has to be decoded. Gives where the unit is, or
         0 where there is nothing to be stitched."""
         return self._call(0, self.at, pc)  # type: ignore[no-any-return]
+
+    def enable(self, state: abi.State | SystemState, threshold: int) -> None:
+        """Let a hart stitch what control enters `threshold` times, from now on."""
+        state.stitch_context, state.stitch = self.at, self.function
+        state.hot_threshold = threshold
+        state.hot = (ctypes.c_uint32 * abi.HOT_SLOTS)(*[threshold] * abi.HOT_SLOTS)
 
     @property
     def units(self) -> int:

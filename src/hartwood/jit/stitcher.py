@@ -9,10 +9,20 @@ out go through the record of the address they lead to.
 from __future__ import annotations
 
 from hartwood.jit import abi
-from hartwood.jit import host_x86 as host
 from hartwood.jit import stitch as layout
 from hartwood.jit.stitch import LIMIT, PIECE, context_offset
-from hartwood.jit.stitchparts import AT_ONCE, EXIT, LEAVE, LOOP, SITES, STUB, parts_text, word
+from hartwood.jit.stitchparts import (
+    AT_ONCE,
+    EXIT,
+    LEAVE,
+    LOOP,
+    SITES,
+    STUB,
+    USER,
+    Space,
+    parts_text,
+    word,
+)
 
 #: Stubs of one unit at most.
 _MOST = 2 * LIMIT + 8
@@ -33,12 +43,12 @@ def _joint(name: str, number: str, pc: str, count: str) -> str:
 
 #: Words of the context that a unit is made from.
 _USED = (
-    "next", "end", "base", "room", "count", "table", "decode",
-    "joints", "units", "to_fetch", "region", "fresh", "gone", "unlinked", "stitched",
+    "next", "end", "base", "room", "count", "table", "decode", "joints", "units",
+    "to_fetch", "region", "fresh", "gone", "unlinked", "stitched", "records",
 )  # fmt: skip
 
 
-def _begin() -> str:
+def _begin(space: Space) -> str:
     """Look whether there is room and whether there is anything to do."""
     return f"""
 entry:
@@ -67,9 +77,9 @@ begin:
   br i1 %room.a, label %look, label %abort
 look:
   %record.o = shl i64 %pc0, 3
-  %record.i = add i64 %record.o, {abi.SHADOW}
+  %record.i = add i64 %record.o, %records
   %record = inttoptr i64 %record.i to ptr
-  %old = {host.load(8, "%record", "there", "abort", guest=False)}
+  %old = {space.handler("%record", "abort")}
 there:
   %past = add i64 %end, {layout.UNIT}
   %above = icmp uge i64 %old, %base
@@ -81,7 +91,8 @@ already:
 unknown:
   ; Only what was decoded, from a page that is watched and not about to change.
   %translated = icmp eq i64 %old, %region
-  %untried = icmp eq i64 %old, %fresh
+  %untried.e = icmp eq i64 %old, %fresh
+  %untried = and i1 %untried.e, {str(not space.untried).lower()}
   %retired = icmp eq i64 %old, %gone
   %odd.1 = and i64 %epoch, 1
   %changing = icmp ne i64 %odd.1, 0
@@ -89,7 +100,7 @@ unknown:
   %bad.2 = or i1 %retired, %changing
   %bad = or i1 %bad.1, %bad.2
   br i1 %bad, label %abort, label %start
-start:
+start:{space.begins}
   store i64 %pc0, ptr %pc.v
   store i64 %next, ptr %out.v
   store i64 0, ptr %count.v
@@ -114,7 +125,7 @@ insn:
   %over = or i1 %page.d, %enough
   br i1 %over, label %ends, label %low
 low:
-  %first = call i32 @half(i64 %pc)
+  %first = call i32 @half(ptr %ctx, i64 %pc)
   %missing = icmp eq i32 %first, -1
   br i1 %missing, label %ends, label %got
 got:
@@ -127,7 +138,7 @@ more:
   br i1 %straddles, label %ends, label %high
 high:
   %pc.2 = add i64 %pc, 2
-  %second = call i32 @half(i64 %pc.2)
+  %second = call i32 @half(ptr %ctx, i64 %pc.2)
   %missing.2 = icmp eq i32 %second, -1
   br i1 %missing.2, label %ends, label %both
 both:
@@ -170,7 +181,7 @@ jump:
 """
 
 
-def _append() -> str:
+def _append(space: Space) -> str:
     """One more instruction, and what its kind means for the unit."""
     return f"""
 append:
@@ -180,10 +191,7 @@ append:
                           ptr %sites)
   store i64 %out.1, ptr %out.v
   store i64 %n.1, ptr %n.v
-  %slot.o = shl i64 %pc, 2
-  %slot.i = add i64 %slot.o, {abi.ENTRIES}
-  %slot = inttoptr i64 %slot.i to ptr
-  %marked = cmpxchg ptr %slot, i64 %unlinked, i64 %stitched monotonic monotonic
+{space.appended}
   %fault.a = call i64 @fault_of(ptr %ctx, i64 %number, i64 %out)
   ; An indirect jump that faults has jumped already: its page is not there.
   %leaps = icmp eq i8 %kind, {layout.INDIRECT}
@@ -328,8 +336,8 @@ second.one:
     i64 {EXIT}, label %second.exit  i64 {LOOP}, label %second.loop ]
 second.exit:
   %away.o = load i64, ptr %out.v
-  %away = call i64 @exit_to(ptr %ctx, i64 %away.o, ptr %rec, i64 %g.pc, ptr %sites, ptr %list,
-                            ptr %out.v)
+  %away = call i64 @exit_to(ptr %ctx, i64 %away.o, ptr %rec, i64 %g.pc, i64 %pc0, ptr %sites,
+                            ptr %list, ptr %out.v)
   call void @patch(i64 %g.site, i64 %away)
   br label %second.pass
 second.loop:
@@ -372,10 +380,9 @@ def _read_stub(name: str) -> str:
     return "\n".join(lines)
 
 
-def _all() -> str:
-    """What is asked for, and then what it leads to."""
-    return f"""
-define i64 @stitch(ptr %s, ptr %ctx, i64 %pc) #0 {{
+#: `i64 @all(ctx, pc)`: what is asked for, and then what it leads to.
+_ALL = f"""
+define internal i64 @all(ptr %ctx, i64 %pc) #0 {{
 entry:
   %list = alloca [{AT_ONCE + 1} x i64], align 16
   store i64 0, ptr %list
@@ -403,11 +410,17 @@ end:
   ret i64 %unit
 }}
 """
+_STITCH = """
+define i64 @stitch(ptr %s, ptr %ctx, i64 %pc) #0 {
+  %unit = call i64 @all(ptr %ctx, i64 %pc)
+  ret i64 %unit
+}
+"""
 
 
-def stitcher_text() -> list[str]:
+def stitcher_text(space: Space = USER, stitch: str = _STITCH) -> list[str]:
     """Text of `i64 @stitch(state, context, pc)`: the address of the unit at `pc`, now linked to its
-    record, or 0 where there is none."""
+    record, or 0 where there is none. Another way in takes a lock of its own around `@all`."""
     head = "define internal i64 @unit(ptr %ctx, i64 %pc0, ptr %list) #0 {"
-    body = "".join((_begin(), _decode(), _append(), _finish()))
-    return [*parts_text(), f"{head}{body}}}", _all()]
+    body = "".join((_begin(space), _decode(), _append(space), _finish()))
+    return [*parts_text(space), f"{head}{body}}}", _ALL, stitch]

@@ -6,6 +6,9 @@ Each is a function of the stitcher's image; `stitcher` puts units together with 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from hartwood.jit import abi
 from hartwood.jit import host_x86 as host
 from hartwood.jit import stitch as layout
@@ -29,10 +32,31 @@ def word(name: str) -> str:
 """
 
 
-def _fetch() -> str:
-    """Half an instruction word, or -1 where the page has gone."""
-    return f"""
-define internal i32 @half(i64 %va) #0 {{
+@dataclass(frozen=True)
+class Space:
+    """How the stitcher finds its way in a guest's code, as LLVM text."""
+
+    #: `i32 @half(ctx, pc)`: half an instruction word, or -1 where the page has gone.
+    half: str
+    #: The right-hand side that loads the handler of a record, then goes on at `there` or, where
+    #: the page has gone, elsewhere: pointer, label.
+    handler: Callable[[str, str], str]
+    #: `i1 @reaches(goal, pc0)`: whether a unit can lead to the record of an address.
+    reaches: str
+    #: The joint that leads elsewhere.
+    away: str
+    #: Whether a unit may begin where nothing ran yet.
+    untried: bool = False
+    #: Statements after an instruction at `%pc` was appended, and when a unit at `%pc0` begins.
+    appended: str = ""
+    begins: str = ""
+    #: Statements that place the fault at `%insn` of a way out.
+    faults: str = ""
+
+
+USER = Space(
+    half=f"""
+define internal i32 @half(ptr %ctx, i64 %va) #0 {{
   %where = inttoptr i64 %va to ptr
   %value = {host.load(2, "%where", "done", "gone")}
 done:
@@ -40,7 +64,22 @@ done:
 gone:
   ret i32 -1
 }}
-"""
+""",
+    handler=lambda record, gone: host.load(8, record, "there", gone, guest=False),
+    reaches=f"""
+define internal i1 @reaches(i64 %goal, i64 %pc0) #0 {{
+  %inside = icmp ult i64 %goal, {abi.LIMIT}
+  ret i1 %inside
+}}
+""",
+    away="counted",
+    appended=f"""
+  %slot.o = shl i64 %pc, 2
+  %slot.i = add i64 %slot.o, {abi.ENTRIES}
+  %slot = inttoptr i64 %slot.i to ptr
+  %marked = cmpxchg ptr %slot, i64 %unlinked, i64 %stitched monotonic monotonic""",
+    faults="  call void @fault(ptr %ctx, i64 %insn, i64 %to_fetch)",
+)
 
 
 def _patch() -> str:
@@ -74,12 +113,18 @@ def _copy() -> str:
     places = "\n".join(
         f"""{label}:{word(name)}
   br label %to.place"""
-        for label, name in (("k.spent", "to_over"), ("k.once", "to_once"), ("k.pool", "base"))
+        for label, name in (
+            ("k.spent", "to_over"),
+            ("k.once", "to_once"),
+            ("k.leap", "to_leap"),
+            ("k.pool", "base"),
+        )
     )
     return f"""
 define internal i64 @copy(ptr %ctx, i64 %number, i64 %out, ptr %rec, i64 %pc, i64 %count,
                           ptr %sites) #0 {{
-entry:{word("table")}
+entry:{word("table")}{word("records")}{word("origin")}
+  %here = sub i64 %pc, %origin
   %index = mul i64 %number, {PIECE.size}
   %piece.i = add i64 %table, %index
   %piece = inttoptr i64 %piece.i to ptr
@@ -122,7 +167,7 @@ one:
     i32 {layout.FOLLOWING}, label %k.following  i32 {layout.COUNT}, label %k.count
     i32 {layout.LEAVE}, label %k.leave  i32 {layout.TAKEN}, label %k.taken
     i32 {layout.SPENT}, label %k.spent  i32 {layout.ONCE}, label %k.once
-    i32 {layout.POOL}, label %k.pool ]
+    i32 {layout.LEAP}, label %k.leap  i32 {layout.POOL}, label %k.pool ]
 k.byte:
   %a.w = zext i32 %a to i64
   %byte.p = getelementptr i8, ptr %rec, i64 %a.w
@@ -147,18 +192,18 @@ k.pc:
   br label %to.number
 k.record:
   %record.o = shl i64 %pc, 3
-  %record = add i64 %record.o, {abi.SHADOW}
+  %record = add i64 %record.o, %records
   br label %to.number
 k.following:
   %length.p = getelementptr i8, ptr %rec, i64 15
   %length.b = load i8, ptr %length.p
   %length.w = zext i8 %length.b to i64
-  %following = add i64 %pc, %length.w
+  %following = add i64 %here, %length.w
   br label %to.number
 k.count:
   br label %to.number
 to.number:
-  %raw = phi i64 [%byte, %k.byte], [%field, %k.field], [%pc, %k.pc], [%record, %k.record],
+  %raw = phi i64 [%byte, %k.byte], [%field, %k.field], [%here, %k.pc], [%record, %k.record],
                  [%following, %k.following], [%count, %k.count]
   %shift.w = zext i32 %shift to i64
   %scaled = shl i64 %raw, %shift.w
@@ -188,7 +233,8 @@ to.list:
   br label %filled
 {places}
 to.place:
-  %goal = phi i64 [%to_over, %k.spent], [%to_once, %k.once], [%base, %k.pool]
+  %goal = phi i64 [%to_over, %k.spent], [%to_once, %k.once],
+                 [%to_leap, %k.leap], [%base, %k.pool]
   %goal.a = add i64 %goal, %addend
   %goal.4 = add i64 %goal.a, 4
   call void @patch(i64 %site, i64 %goal.4)
@@ -257,27 +303,30 @@ define internal i64 @fault_of(ptr %ctx, i64 %number, i64 %out) #0 {{{word("table
 """
 
 
-def _exit_to() -> str:
+def _exit_to(space: Space) -> str:
     """Append a way out to `%goal`; gives its address. What ran already is put on the list, to be
     stitched too, and reached directly; what did not is reached by way of the interpreter, which
     counts how often that happens."""
     return f"""
-define internal i64 @exit_to(ptr %ctx, i64 %out, ptr %rec, i64 %goal, ptr %sites, ptr %list,
-                             ptr %end.p) #0 {{
+define internal i64 @exit_to(ptr %ctx, i64 %out, ptr %rec, i64 %goal, i64 %pc0, ptr %sites,
+                             ptr %list, ptr %end.p) #0 {{
 entry:
-{word("joints")}{word("fresh")}{word("gone")}{word("to_fetch")}
+{word("joints")}{word("fresh")}{word("gone")}{word("to_fetch")}{word("records")}
   %direct = add i64 %joints, {layout.JOINTS.index("exit")}
   %counted = add i64 %joints, {layout.JOINTS.index("counted")}
-  %outside = icmp uge i64 %goal, {abi.LIMIT}
+  %far = add i64 %joints, {layout.JOINTS.index(space.away)}
+  %inside = call i1 @reaches(i64 %goal, i64 %pc0)
+  %piece = select i1 %inside, i64 %counted, i64 %far
   %many = load i64, ptr %list
   %full = icmp uge i64 %many, {AT_ONCE}
-  %slow = or i1 %outside, %full
-  br i1 %slow, label %count, label %look
+  br i1 %inside, label %near, label %count
+near:
+  br i1 %full, label %count, label %look
 look:
   %record.o = shl i64 %goal, 3
-  %record.i = add i64 %record.o, {abi.SHADOW}
+  %record.i = add i64 %record.o, %records
   %record = inttoptr i64 %record.i to ptr
-  %handler = {host.load(8, "%record", "there", "count", guest=False)}
+  %handler = {space.handler("%record", "count")}
 there:
   %untried = icmp eq i64 %handler, %fresh
   %retired = icmp eq i64 %handler, %gone
@@ -291,16 +340,16 @@ go:
   %end.1 = call i64 @copy(ptr %ctx, i64 %direct, i64 %out, ptr %rec, i64 %goal, i64 0, ptr %sites)
   store i64 %end.1, ptr %end.p
   %insn = call i64 @fault_of(ptr %ctx, i64 %direct, i64 %out)
-  call void @fault(ptr %ctx, i64 %insn, i64 %to_fetch)
+{space.faults}
   ret i64 %out
 count:
-  %end.2 = call i64 @copy(ptr %ctx, i64 %counted, i64 %out, ptr %rec, i64 %goal, i64 0, ptr %sites)
+  %end.2 = call i64 @copy(ptr %ctx, i64 %piece, i64 %out, ptr %rec, i64 %goal, i64 0, ptr %sites)
   store i64 %end.2, ptr %end.p
   ret i64 %out
 }}
 """
 
 
-def parts_text() -> list[str]:
+def parts_text(space: Space) -> list[str]:
     """All of them."""
-    return [_fetch(), _patch(), _copy(), _note(), _exit_to()]
+    return [space.half, space.reaches, _patch(), _copy(), _note(), _exit_to(space)]

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 from _thread import allocate_lock
 from functools import cache
+from threading import Thread
+from weakref import WeakKeyDictionary
 
 from hartwood.errors import ImageError
 from hartwood.jit import abi, sysabi
 from hartwood.jit.arena import CodeArena
-from hartwood.jit.client import Client
+from hartwood.jit.client import Client, WorkerError
 from hartwood.jit.image import Image
+from hartwood.jit.stitch import BANK as STENCILS
 from hartwood.jit.store import Store
+from hartwood.jit.sysstitch import SystemStitches
 from hartwood.mem import hostmem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hartwood.mem.ram import Ram
 
 BANKS = ("base", "float", "rounded", "extra")
 #: Shared functions and handlers, in the order of `system.LINKS` (a test compares).
 LINKS = (
-    *("exception", "over", "fetch_miss", "leave", "reference", "wait"),
+    *("exception", "over", "fetch_miss", "leave", "reference", "wait", "hot"),
     *("load_slow", "store_slow", "atomic_slow", "zero_slow", "settle", "flush"),
 )
 _TABLE_SIZE = 1 << 16
@@ -28,9 +37,12 @@ class SystemCode:
 
     def __init__(self) -> None:
         self._store = Store()
-        self._client = Client(self._store.path, {})
         self._arena = CodeArena(16 << 20)
         self._lock = allocate_lock()
+        #: What code is stitched with, once it was learnt.
+        self.stencils: Image | None = None
+        self._learner: Thread | None = None
+        self._stitches: WeakKeyDictionary[Ram, SystemStitches] = WeakKeyDictionary()
         self._table_at = hostmem.mmap(0, _TABLE_SIZE, 3, 0x22)
         self._table = hostmem.view(self._table_at, _TABLE_SIZE).cast("Q")
         image = self._image("base")
@@ -47,6 +59,9 @@ class SystemCode:
         self.flush = flush(self.entries["flush"])
         #: Take note of privileged state that Python wrote.
         self.settle = take_state(self.entries["settle"])
+        discard = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64)
+        #: Forget decoded code: (state, offset into memory, size), within a page.
+        self.discard = discard(self.entries["discard"])
         now = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p, ctypes.c_int64)
         #: Guest time: (state, budget).
         self.now = now(self.entries["now"])
@@ -58,10 +73,33 @@ class SystemCode:
                 return Image.load(data)
             except ImageError:
                 self._store.discard(key)
+        client = Client(self._store.path, {})
         try:
-            return Image.load(self._client.bank(f"system-{bank}"))
+            return Image.load(client.bank(f"system-{bank}"))
         finally:
-            self._client.close()
+            client.close()
+
+    def learn(self) -> Thread:
+        """Have the stencils made, by a thread that this gives."""
+        with self._lock:
+            if self._learner is None:
+                self._learner = Thread(target=self._learn, daemon=True)
+                self._learner.start()
+            return self._learner
+
+    def _learn(self) -> None:
+        try:
+            self.stencils = self._image(STENCILS)
+        except WorkerError as reason:
+            warnings.warn(f"whole machines stay slow: {reason}", RuntimeWarning, stacklevel=1)
+
+    def stitches(self, ram: Ram) -> SystemStitches:
+        """The stitched code of the machine with this memory; the stencils have been learnt."""
+        assert self.stencils is not None
+        with self._lock:
+            if ram not in self._stitches:
+                self._stitches[ram] = SystemStitches(self.stencils, self.entries, ram)
+            return self._stitches[ram]
 
     def _install(self, image: Image) -> int:
         base = self._arena.install(image)

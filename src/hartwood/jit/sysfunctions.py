@@ -131,7 +131,15 @@ def _small(insns: InsnSet) -> Iterator[str]:
     text = Text()
     h = FunctionHart(text, insns)
     at, access, mode = (Val(text, 64, f"%{name}") for name in ("at", "access", "mode"))
-    text.emit(f"ret i1 {meaning(pmp.allows, h, at, access, mode).name}")
+    for entry in range(pmp.ENTRIES):  # mostly one of the first ones matches
+        decides: Callable[..., object] = pmp.decides
+        matches, verdict = cast("tuple[Val, Val]", decides(h, entry, at, access, mode))
+        found, other = text.fresh_label("found"), text.fresh_label("other")
+        text.emit(f"br i1 {matches.name}, label %{found}, label %{other}")
+        text.label(found)
+        text.emit(f"ret i1 {verdict.name}")
+        text.label(other)
+    text.emit(f"ret i1 {meaning(pmp.unmatched, mode).name}")
     yield h.function("i1 @protection(ptr %s, i64 %at, i64 %access, i64 %mode)")
     text = Text()
     h = FunctionHart(text, insns)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from hartwood.jit import sysabi
 from hartwood.jit.sysabi import CONTEXTS, RECORDS_PER_PAGE, TLB_ENTRIES
-from hartwood.mem.ram import HARTS_AT, LOCK_AT, REGIONS
+from hartwood.mem.ram import HARTS_AT, LOCK_AT, REGIONS, STITCHED
 
 #: What a walk gives where it has to begin again, in place of a cause.
 AGAIN = 64
@@ -229,6 +229,52 @@ last:
   call void @unlock(ptr %s)
   ret void
 }}
+define i1 @discard(ptr %s, i64 %off, i64 %size) #0 {{
+  call void @lock(ptr %s)
+  %page = lshr i64 %off, 12
+  %flags = load ptr, ptr $flags
+  %flag = getelementptr i8, ptr %flags, i64 %page
+  %code = load volatile i8, ptr %flag
+  %plain = icmp eq i8 %code, 0
+  br i1 %plain, label %end, label %which
+which:
+  %in = and i64 %off, 4095
+  %slot = lshr i64 %in, 1
+  %prev = sub i64 %slot, 1
+  %neg = icmp slt i64 %prev, 0
+  %from1 = select i1 %neg, i64 0, i64 %prev
+  %lastb = add i64 %in, %size
+  %lastb1 = sub i64 %lastb, 1
+  %to1 = lshr i64 %lastb1, 1
+  ; A unit may hold anything of its page.
+  %units = icmp slt i8 %code, 0
+  %from = select i1 %units, i64 0, i64 %from1
+  %to = select i1 %units, i64 2047, i64 %to1
+  %all = load ptr, ptr $records
+  %at = mul i64 %page, {RECORDS_PER_PAGE}
+  %base = getelementptr i8, ptr %all, i64 %at
+  br label %loop
+loop:
+  %i = phi i64 [%from, %which], [%j, %loop]
+  %ro = shl i64 %i, 4
+  %r = getelementptr i8, ptr %base, i64 %ro
+  store atomic ptr @decode, ptr %r release, align 8
+  %j = add i64 %i, 1
+  %done = icmp ugt i64 %j, %to
+  br i1 %done, label %count, label %loop
+count:
+  %times = and i8 %code, {STITCHED - 1}
+  %few = icmp ult i8 %times, 17
+  %more = add i8 %times, 1
+  %capped = select i1 %few, i8 %more, i8 %times
+  store i8 %capped, ptr %flag
+  %many = xor i1 %few, true
+  br label %end
+end:
+  %often = phi i1 [false, %0], [%many, %count]
+  call void @unlock(ptr %s)
+  ret i1 %often
+}}
 define void @wrote(ptr %s, ptr %host, i64 %size, ptr %rec) #0 {{
   %memory = load i64, ptr $memory
   %h = ptrtoint ptr %host to i64
@@ -240,42 +286,17 @@ define void @wrote(ptr %s, ptr %host, i64 %size, ptr %rec) #0 {{
   %plain = icmp eq i8 %code, 0
   br i1 %plain, label %out, label %discard
 discard:
-  call void @lock(ptr %s)
-  %in = and i64 %off, 4095
-  %slot = lshr i64 %in, 1
-  %prev = sub i64 %slot, 1
-  %neg = icmp slt i64 %prev, 0
-  %from = select i1 %neg, i64 0, i64 %prev
-  %lastb = add i64 %in, %size
-  %lastb1 = sub i64 %lastb, 1
-  %to = lshr i64 %lastb1, 1
-  %all = load ptr, ptr $records
+  %often = call i1 @discard(ptr %s, i64 %off, i64 %size)
+  %all = load i64, ptr $records
   %at = mul i64 %page, {RECORDS_PER_PAGE}
-  %base = getelementptr i8, ptr %all, i64 %at
-  br label %loop
-loop:
-  %i = phi i64 [%from, %discard], [%j, %loop]
-  %ro = shl i64 %i, 4
-  %r = getelementptr i8, ptr %base, i64 %ro
-  store atomic ptr @decode, ptr %r release, align 8
-  %j = add i64 %i, 1
-  %done = icmp ugt i64 %j, %to
-  br i1 %done, label %count, label %loop
-count:
+  %bi = add i64 %all, %at
   %ri = ptrtoint ptr %rec to i64
-  %bi = ptrtoint ptr %base to i64
   %dist = sub i64 %ri, %bi
-  %own = icmp ult i64 %dist, {RECORDS_PER_PAGE}
-  %few = icmp ult i8 %code, 17
-  %stay = or i1 %own, %few
-  br i1 %stay, label %keep, label %give
-keep:
-  %more = add i8 %code, 1
-  %capped = select i1 %few, i8 %more, i8 %code
-  store i8 %capped, ptr %flag
-  call void @unlock(ptr %s)
-  ret void
+  %other = icmp uge i64 %dist, {RECORDS_PER_PAGE}
+  %worth = and i1 %other, %often
+  br i1 %worth, label %give, label %out
 give:
+  call void @lock(ptr %s)
   call void @drop(ptr %s, i64 {2 * TLB_ENTRIES * 16}, i64 3, i64 %bi)
   store atomic i8 0, ptr %flag seq_cst, align 1
   call void @unlock(ptr %s)

@@ -14,15 +14,14 @@ import time
 
 from hartwood.isa.riscv import RISCV
 from hartwood.jit import host_x86_signals
-from hartwood.jit.compile import compile_image, compile_object, module_text
+from hartwood.jit.compile import compile_image
 from hartwood.jit.decoder import decoder_text
 from hartwood.jit.entry import entry_text, shared_text
 from hartwood.jit.flow import Explorer, FlowError
 from hartwood.jit.interp import BANKS, bank_text, banks, numbering
 from hartwood.jit.lift import region_text, transfer_target
-from hartwood.jit.stencil import cut, stencil_text
+from hartwood.jit.stencil import stencil_image
 from hartwood.jit.stitch import BANK as STENCILS
-from hartwood.jit.stitcher import stitcher_text
 from hartwood.jit.store import Store, code_digest
 
 TYPE_CHECKING = False
@@ -51,16 +50,6 @@ def bank_image(insns: InsnSet, bank: str) -> Image:
     # Handlers are a few instructions each: LLVM's optimiser takes four times as long and makes
     # them no faster that one could measure.
     return compile_image(functions, 0, meta)
-
-
-def stencil_image(insns: InsnSet) -> Image:
-    """The stitcher, and the stencils as a table, marshalled, in the image's meta."""
-    functions, numbers = stencil_text(insns)
-    stencils, pool = cut(compile_object(module_text(functions), 1, "static"))
-    # One landing for a fault is all that the stitcher knows of.
-    numbers = {n: what for n, what in numbers.items() if len(stencils[what[0]][2]) <= 1}
-    meta = marshal.dumps((stencils, numbers, len(numbering(insns)) + 1, pool))
-    return compile_image(stitcher_text(), 1, meta)
 
 
 #: Guest code in a request; see `Window`.
@@ -187,7 +176,7 @@ class Worker:
 
     def _bank(self, name: str) -> None:
         if name.startswith("system-"):
-            from hartwood.jit.system import system_image  # user mode never needs it
+            from hartwood.jit.sysbanks import system_image  # user mode never needs it
 
             image = system_image(name)
         elif name == STENCILS:

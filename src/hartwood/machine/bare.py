@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hartwood.errors import Error
-from hartwood.jit import abi, sysabi
+from hartwood.jit import sysabi
 from hartwood.machine.gate import StateError
 from hartwood.machine.life import Life
-from hartwood.machine.processor import Processor, Stop
+from hartwood.machine.processor import MODES, Processor, Stop
 from hartwood.mem.bus import Bus
 from hartwood.mem.ram import Ram
 
@@ -21,7 +21,7 @@ class MachineError(Error):
 
 def new_bus(capacity: int = 4 << 30) -> Bus:
     """An empty physical address space for harts, with room for `capacity` bytes of memory."""
-    return Bus(Ram(capacity, sysabi.RECORDS_PER_PAGE, abi.RECORD))
+    return Bus(Ram(capacity, sysabi.RECORDS_PER_PAGE))
 
 
 class Machine(Life, Processor):
@@ -33,12 +33,12 @@ class Machine(Life, Processor):
     """
 
     def __init__(
-        self, architecture: str = "riscv64", *, mode: str = "interp", deterministic: bool = False
+        self, architecture: str = "riscv64", *, mode: str = "auto", deterministic: bool = False
     ) -> None:
         if architecture != "riscv64":
             raise MachineError(f"there is no machine {architecture!r}; use 'riscv64'")
-        if mode not in ("interp", "reference"):
-            raise MachineError(f"there is no engine {mode!r}; use 'interp' or 'reference'")
+        if mode not in MODES:
+            raise MachineError(f"there is no engine {mode!r}; use one of {', '.join(MODES)}")
         Processor.__init__(self, new_bus(), mode=mode, deterministic=deterministic)
         self.kind, self.harts = architecture, [self]
         self.born()

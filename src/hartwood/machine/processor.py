@@ -24,11 +24,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hartwood.jit.sysstitch import SystemStitches
+
 _U64 = (1 << 64) - 1
 #: Instructions between two looks at what Python was asked for: some milliseconds.
 SLICE = 2_000_000
 #: Ticks of guest time a second.
 FREQUENCY = sysabi.FREQUENCY
+#: Ways of running code (see `Processor`).
+MODES = ("auto", "stitch", "interp", "reference")
+#: Transfers to one place that make it worth stitching.
+STITCH = 50
 #: Instructions that may run past a budget: those of a page without a jump.
 _OVERRUN = 2100
 _NUMBERS = {
@@ -73,14 +79,17 @@ class Processor:
     """One hart on a bus. Only one thread at a time may run it; `set_pending` and `request_stop`
     may be called from any.
 
-    `mode` is "interp" or "reference". With `deterministic` guest time is the instruction count.
+    `mode` is "auto" (code that runs often is stitched as soon as that can be done), "stitch" (all
+    that control is transferred to, from the beginning), "interp" or "reference". With
+    `deterministic` guest time is the instruction count; "auto" is then "interp", since stitched
+    code looks for interrupts at other instructions, depending on what was stitched so far.
     """
 
     def __init__(
-        self, bus: Bus, number: int = 0, *, mode: str = "interp", deterministic: bool = False
+        self, bus: Bus, number: int = 0, *, mode: str = "auto", deterministic: bool = False
     ) -> None:
         self.bus = bus
-        self.mode = mode
+        self.mode = "interp" if deterministic and mode == "auto" else mode
         self.deterministic = deterministic
         self.code = system_code()
         self.state = self.code.new_state()
@@ -106,17 +115,22 @@ class Processor:
         self._int = SystemIntHart(self.state, bus, self._counter, self._context)
         self._reference = SystemReference(self._int, self.state, bus)
         self._number = number
+        if mode in ("auto", "stitch"):
+            learner = self.code.learn()
+            if mode == "stitch":
+                learner.join()
         bus.ram.add_hart(self._at)
         self.power_on()
 
     def power_on(self) -> None:
         """The state after power-on, pc 0, time 0 (Priv. 3.4)."""
         fresh, state = self.code.new_state(), self.state
+        self._stitches: SystemStitches | None = None
         ctypes.memmove(self._at, ctypes.addressof(fresh), ctypes.sizeof(state))
         ram = self.bus.ram
         state.memory, state.records, state.flags = ram.host, ram.records, ram.flags_at
         state.table = ram.table_at
-        ram.decode = self.code.entries["decode"]
+        ram.forget = lambda offset, size: self.code.discard(self._at, offset, size)
         state.mode, state.mhartid = MACHINE, self._number
         for name, value in _POWER_ON.items():
             setattr(state, name, value)
@@ -429,19 +443,38 @@ class Processor:
                 if self._reference.step():
                     state.goal += 1
             return abi.SLICE
-        retired = self.instructions
-        if count == 1:
-            state.goal, state.budget, state.left = retired + 1, 1, 0
-            self.code.step(self._at)
+        if self._stitches is None and self.mode != "interp" and self.code.stencils is not None:
+            self._stitch()
+        if self._stitches is None:
+            self._enter(count)
         else:
-            state.goal, state.budget, state.left = retired, 0, count
-            self.code.run(self._at)
+            self._stitches.begin()
+            try:
+                self._enter(count)
+            finally:
+                self._stitches.end()
         # What trapped counts too, or a budget might never end.
         budget = int(state.budget)
         self._spent = count - int(state.left) - (budget - (budget >> 63 << 64))
         if state.reason in (abi.REFERENCE, abi.TRAP):
             self._spent += 1
         return int(state.reason)
+
+    def _stitch(self) -> None:
+        """From now on code that runs often is stitched."""
+        self._stitches = self.code.stitches(self.bus.ram)
+        threshold = STITCH if self.mode == "auto" else 1
+        self._stitches.code.enable(self.state, threshold)
+
+    def _enter(self, count: int) -> None:
+        """Run native code."""
+        state, retired = self.state, self.instructions
+        if count == 1:
+            state.goal, state.budget, state.left = retired + 1, 1, 0
+            self.code.step(self._at)
+        else:
+            state.goal, state.budget, state.left = retired, 0, count
+            self.code.run(self._at)
 
     def _after(self, reason: int, deadline: float | None) -> Stop | None:
         """Deal with what the native code came back for; gives a stop where that ends the run."""
@@ -571,8 +604,8 @@ class Processor:
         """Counters of the run so far, under the names of `--stats`."""
         return {
             "instructions": self.instructions,
-            "interpreted": self.instructions,
-            "translated": 0,
+            "interpreted": self.instructions - self.state.translated,
+            "translated": self.state.translated,
             "tlb_misses": self.state.tlb_misses,
             "tlb_flushes": self.state.tlb_flushes,
             "device_seconds": self.device_seconds,

@@ -74,6 +74,23 @@ def mremap(at: int, old: int, new: int, flags: int, target: int = 0) -> int:
     return result
 
 
+#: Bytes of a huge page of the host (where it has them).
+HUGE = 2 << 20
+_HUGEPAGE = 14
+
+
+def map_huge(size: int, prot: int, flags: int) -> int:
+    """Map private memory of whole huge pages, which the host is asked to use: fewer of its own TLB
+    misses. Raises `MappingError`."""
+    at = mmap(0, size + HUGE, prot, flags)
+    start = at + HUGE - 1 & -HUGE
+    for end, rest in ((at, start - at), (start + size, at + HUGE - start)):
+        if rest:
+            munmap(end, rest)
+    _madvise(start, size, _HUGEPAGE)  # where the host has none, ordinary pages do
+    return start
+
+
 def madvise(at: int, size: int, advice: int) -> None:
     """Give the host advice about memory; raises `MappingError`."""
     if _madvise(at, size, advice):

@@ -6,8 +6,7 @@ devices go through `read`, `write` and `view`, which know about decoded code.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from errno import EEXIST, EINVAL, ENOMEM
 
@@ -21,6 +20,8 @@ _DONTNEED = 4
 #: Regions that a machine can have, and harts. Generated code finds a table: three words a region
 #: (address, size, offset), a lock, and a word for each hart, which is zero or where its state is.
 REGIONS, HARTS = 8, 64
+#: Bit of a page's flag: code made from it is stitched into units, which go all at once.
+STITCHED = 0x80
 LOCK_AT = 24 * REGIONS
 HARTS_AT = LOCK_AT + 8
 
@@ -37,22 +38,23 @@ class Region:
 class Ram:
     """The memory of one machine, at most `capacity` bytes of it.
 
-    `record_bytes` is what a page's decoded code takes, `record` the bytes from one handler to the
-    next; `decode` is the handler that a record without an instruction holds.
+    `record_bytes` is what a page's decoded code takes.
     """
 
-    def __init__(self, capacity: int = 4 << 30, record_bytes: int = 0, record: int = 16) -> None:
+    def __init__(self, capacity: int = 4 << 30, record_bytes: int = 0) -> None:
         """Reserve address space. Raises `MappingError` where the host has none."""
         self.capacity = capacity
         self.pages = capacity // PAGE
-        self.host = hostmem.mmap(0, capacity, _READ_WRITE, _FLAGS)
+        self.host = hostmem.map_huge(capacity, _READ_WRITE, _FLAGS)
         self.flags_at = hostmem.mmap(0, self.pages, _READ_WRITE, _FLAGS)
-        self._record_bytes, self._step = record_bytes, record // 8
         self._records_size = max(PAGE, self.pages * record_bytes)
         self.records = hostmem.mmap(0, self._records_size, _READ_WRITE, _FLAGS)
         #: What is mapped, in no order.
         self.regions: list[Region] = []
-        self.decode = 0
+        #: Forgets what was decoded from (offset, size) within a page: a hart's business.
+        self.forget: Callable[[int, int], object] | None = None
+        #: Called when the memory is given back.
+        self.at_close: list[Callable[[], None]] = []
         self.table_at = hostmem.mmap(0, PAGE, _READ_WRITE, _FLAGS)
         self._table = hostmem.view(self.table_at, PAGE).cast("Q")
         self._flags = hostmem.view(self.flags_at, self.pages)
@@ -139,14 +141,17 @@ class Ram:
         first, last = start // PAGE, (start + size - 1) // PAGE
         if not size or not any(self._flags[first : last + 1]):
             return
+        assert self.forget is not None, "code was decoded, so a hart came"
         for page in range(first, last + 1):
             if self._flags[page]:
-                low = max(start - 2 - page * PAGE, 0) // 2
-                high = (min(start + size - page * PAGE, PAGE) + 1) // 2
-                records = self.records + page * self._record_bytes
-                words = hostmem.view(records, PAGE // 2 * self._step * 8).cast("Q")
-                fresh = memoryview(array("Q", [self.decode] * (high - low)))
-                words[low * self._step : high * self._step : self._step] = fresh
+                low, high = max(start, page * PAGE), min(start + size, (page + 1) * PAGE)
+                self.forget(low, high - low)
+
+    def forget_stitched(self) -> None:
+        """Forget what was decoded on every page that has stitched code. No hart may run."""
+        for page in (i for i, flag in enumerate(bytes(self._flags)) if flag & STITCHED):
+            assert self.forget is not None
+            self.forget(page * PAGE, PAGE)
 
     def clear(self) -> None:
         """Make all memory zero again and forget all code. No hart may run."""
@@ -227,6 +232,8 @@ class Ram:
         """Give the memory back. No hart may run any more. Views that somebody still has read as
         zero from now on: their address space stays, because using them must not crash."""
         if self.records:
+            for call in self.at_close:
+                call()
             hostmem.munmap(self.records, self._records_size)
             hostmem.munmap(self.table_at, PAGE)
             self._map_from(None)

@@ -20,23 +20,34 @@ def _config(h: Hart, entry: int) -> Bits:
     return h.sys[f"pmpcfg{entry // 8 * 2}"].shr_u(entry % 8 * 8) & 0xFF
 
 
-def allows(h: Hart, at: Bits, access: Bits, mode: Bits) -> Bits:
-    """One bit: an access (0 fetch, 1 load, 2 store) at a physical address from `mode`. The first
-    entry that matches decides; without one, M may do all and others nothing (3.7.1.3)."""
+def decides(h: Hart, entry: int, at: Bits, access: Bits, mode: Bits) -> tuple[Bits, Bits]:
+    """One bit: an entry matches a physical address; and one: it then allows the access (0 fetch,
+    1 load, 2 store) from `mode` (3.7.1)."""
     word = at.shr_u(2)
     # X, R and W are bits 2, 0 and 1 of an entry.
     wanted = h.select(access == 0, h.const(4, 64), access)
-    allowed = mode == MACHINE
+    config, address = _config(h, entry), h.sys[f"pmpaddr{entry}"]
+    below = h.sys[f"pmpaddr{entry - 1}"] & ~_GRAIN if entry else h.const(0, 64)
+    ones = address | _GRAIN >> 1
+    in_napot = (word ^ ones) & ~(ones ^ ones + 1) == 0
+    in_tor = ~word.lt_u(below) & word.lt_u(address & ~_GRAIN)
+    kind = config & _A
+    matches = (kind == _NAPOT) & in_napot | (kind == _TOR) & in_tor
+    free = (mode == MACHINE) & (config & _L == 0)
+    return matches, free | (config & wanted != 0)
+
+
+def unmatched(mode: Bits) -> Bits:
+    """One bit: what no entry matches is allowed, as to M (3.7.1.3)."""
+    return mode == MACHINE
+
+
+def allows(h: Hart, at: Bits, access: Bits, mode: Bits) -> Bits:
+    """One bit: the first entry that matches allows the access."""
+    allowed = unmatched(mode)
     for entry in reversed(range(ENTRIES)):
-        config, address = _config(h, entry), h.sys[f"pmpaddr{entry}"]
-        below = h.sys[f"pmpaddr{entry - 1}"] & ~_GRAIN if entry else h.const(0, 64)
-        ones = address | _GRAIN >> 1
-        in_napot = (word ^ ones) & ~(ones ^ ones + 1) == 0
-        in_tor = ~word.lt_u(below) & word.lt_u(address & ~_GRAIN)
-        kind = config & _A
-        matches = (kind == _NAPOT) & in_napot | (kind == _TOR) & in_tor
-        free = (mode == MACHINE) & (config & _L == 0)
-        allowed = h.select(matches, free | (config & wanted != 0), allowed)
+        matches, verdict = decides(h, entry, at, access, mode)
+        allowed = h.select(matches, verdict, allowed)
     return allowed
 
 
