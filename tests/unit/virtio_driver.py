@@ -124,7 +124,9 @@ class Driver:
 
     def connect(self, index: int) -> Ring:
         """Set a queue up."""
-        ring = Ring(self.ram, self.room(26 * self.size + 32), self.size)
+        at = self.room(26 * self.size + 32)
+        ring = Ring(self.ram, at, self.size)
+        self.ram.write(at, bytes(ring.end - at))
         self.put(0x30, index)
         self.put(0x38, self.size)
         for offset, at in ((0x80, ring.descriptors), (0x90, ring.driver), (0xA0, ring.device)):
