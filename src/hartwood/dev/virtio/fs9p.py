@@ -67,7 +67,7 @@ class VirtioFs9p(VirtioMmio):
         session = state.get("session")
         try:
             if isinstance(session, bytearray):
-                parse(session)
+                parse(bytes(session))
         except ValueError as error:
             raise DeviceError(f"{self.compatible}: {error}") from None
         super().load(state)
@@ -76,5 +76,5 @@ class VirtioFs9p(VirtioMmio):
         """See `Device.settle`."""
         with self.lock:
             if self.server is not None:
-                self.server.restore(self.session)
+                self.server.restore(bytes(self.session))
             super().settle()
