@@ -7,7 +7,7 @@ that says what it offers and serves its queues.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -55,6 +55,7 @@ class VirtioMmio(Device):
     compatible: ClassVar[str] = "virtio,mmio"
     size: ClassVar[int] = 0x200
     node: ClassVar[str] = "virtio_mmio"
+    properties: ClassVar[Mapping[str, None]] = {"dma-coherent": None}
     #: What kind of device (5), how many queues it has, and their largest size.
     device_id: ClassVar[int] = 0
     queue_count: ClassVar[int] = 0
