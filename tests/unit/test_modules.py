@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import lzma
 import struct
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -76,21 +74,6 @@ def test_aliases_are_what_the_modules_say(package: Path) -> None:
         "alias 9p-virtio 9pnet_virtio", "alias fs-9p 9p", "alias of:N*T*Cvirtio,mmio virtio_mmio",
         "alias virtio:d00000004v* virtio_rng",
     ]  # fmt: skip
-
-
-def test_modprobe_would_load_them_in_order(package: Path, oracle: Callable[[str], str]) -> None:
-    """kmod's own reading of the lists, made into its indices by its depmod."""
-    depmod = oracle("depmod")
-    for path, data in collect(package).items():
-        target = package / "root" / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
-    ours = (package / "root" / BASE / "modules.dep").read_text()
-    subprocess.run([depmod, "-b", str(package / "root"), "6.1-test"], check=True)
-    theirs = (package / "root" / BASE / "modules.dep").read_text()
-    assert {line.partition(":")[0] for line in ours.splitlines()} == {
-        line.partition(":")[0] for line in theirs.splitlines()
-    }
 
 
 def test_a_kernel_without_modules_has_none(tmp_path: Path) -> None:
