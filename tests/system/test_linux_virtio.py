@@ -20,8 +20,10 @@ from hartwood.guests import GUESTS
 from hartwood.guests.initramfs import Initramfs
 from system.virtio_board import FileDisk, VirtioBoard
 
-SECONDS = 170
+SECONDS = 400
 SIZE = 4 << 20
+#: A boot with all this takes some 20 s on an idle machine, and many times that on one that is not.
+pytestmark = pytest.mark.timeout(SECONDS + 60)
 #: The kernel takes no more than 32 words for its init, so what is to be done comes as a file. Each
 #: command's output is found between two marks.
 SCRIPT = r"""

@@ -575,7 +575,7 @@ def test_messages_that_are_cut_off(client: Client) -> None:
         assert client.server.answer(message, 100)[4] == 7
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1 << 32))
 def test_random_messages_are_answered(client: Client, folder: Path, seed: int) -> None:
     """Sound messages with odd arguments, and noise; the host outside stays as it was."""
@@ -696,7 +696,10 @@ def test_messages_have_a_limit(folder: Path) -> None:
     assert driver.broken
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=settings().max_examples // 2,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(seed=st.integers(0, 1 << 32))
 def test_no_guest_breaks_more_than_its_folder(folder: Path, seed: int) -> None:
     random, driver = Random(seed), Driver(device(folder))

@@ -234,6 +234,27 @@ def test_what_was_not_negotiated_is_not_done(kind: int, out: bytes, feature: int
     assert ask(made(features=1 << feature), kind, 0, out=out)[0] == OK
 
 
+def test_without_flushes_a_write_is_stable_when_it_is_done() -> None:
+    """5.2.6.2; and where the flush fails, so does the write."""
+    driver = made(features=1 << F_WRITE_ZEROES)
+    disk = disk_of(driver)
+    assert ask(driver, OUT, 0, out=bytes(512))[0] == OK
+    assert ask(driver, WRITE_ZEROES, 0, out=extent(0, 1))[0] == OK
+    assert ask(driver, IN, 0, into=512)[0] == OK
+    kinds = [request.kind for batch in disk.seen for request in batch]
+    assert kinds == ["write", "flush", "zero", "flush", "read"]
+    disk.waiting = []
+    driver.chain(0, [header(OUT), bytes(512)], [1])
+    driver.notify(0)
+    disk.waiting.pop(0).done(0)
+    assert driver.rings[0].used() == []
+    disk.waiting.pop(0).done(errno.EIO)
+    assert driver.rings[0].used() == [(0, 1)]
+    disk.waiting = None
+    disk.error = errno.EIO
+    assert ask(driver, OUT, 0, out=bytes(512))[0] == IOERR
+
+
 @pytest.mark.parametrize("kind", [2, 3, 10, 14, 15, 0x8000_0000, 0xFFFF_FFFF])
 def test_requests_that_nobody_knows(driver: Driver, kind: int) -> None:
     assert ask(driver, kind, 0, into=512)[0] == UNSUPP
@@ -448,7 +469,7 @@ def test_a_machine_that_is_closed_under_a_request(driver: Driver) -> None:
 
 
 # Noise.
-@settings(max_examples=80)
+@settings(max_examples=settings().max_examples // 2)
 @given(seed=st.integers(0, 1 << 32), sector=st.sampled_from([512, 4096]))
 def test_no_guest_breaks_more_than_its_disk(seed: int, sector: int) -> None:
     random, disk = Random(seed), MemoryDisk(sector)

@@ -168,7 +168,7 @@ def test_output_stays_in_order_between_threads(terminal: Terminal) -> None:
     assert terminal.out == b"".join(b"<%03d>" % number for number in range(64))
 
 
-@settings(max_examples=50)
+@settings(max_examples=settings().max_examples // 2)
 @given(st.lists(st.tuples(st.booleans(), st.integers(1, 40)), max_size=40))
 def test_no_byte_is_lost_or_doubled(steps: list[tuple[bool, int]]) -> None:
     """Input and buffers of any sizes, in any order."""
@@ -195,7 +195,7 @@ def test_no_byte_is_lost_or_doubled(steps: list[tuple[bool, int]]) -> None:
     assert not terminal.console.rx or len(free) == 16
 
 
-@settings(max_examples=50)
+@settings(max_examples=settings().max_examples // 2)
 @given(seed=st.integers(0, 1 << 32))
 def test_no_guest_breaks_more_than_its_console(seed: int) -> None:
     random, terminal = Random(seed), Terminal()

@@ -408,7 +408,7 @@ def test_a_state_that_cannot_be_breaks_only_the_device(driver: Driver) -> None:
 
 # Noise.
 @pytest.mark.parametrize("kind", [Echo, VirtioRng, VirtioConsole])
-@settings(max_examples=60)
+@settings(max_examples=settings().max_examples // 2)
 @given(seed=st.integers(0, 1 << 32))
 def test_no_guest_breaks_more_than_its_device(kind: type[VirtioMmio], seed: int) -> None:
     random, device = Random(seed), kind()

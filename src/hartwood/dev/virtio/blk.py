@@ -10,6 +10,7 @@ import errno
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 from hartwood.dev.ports import Disk, DiskQueue, Kind, Request
@@ -35,6 +36,10 @@ SEGMENTS, RANGE_SECTORS = 126, 1 << 22
 #: Buffers of one batch at most: what is slow in it holds the others up.
 _BATCH = 64
 _CONFIG = struct.Struct("<QIIHBBIBBHIBxHIIIIIB3x")
+
+
+#: Hears of the end of a request, with an errno or 0.
+Finish = Callable[[int], None]
 
 
 class NoDisk:
@@ -168,6 +173,9 @@ class VirtioBlk(VirtioMmio):
         self, queue: Queue, chain: Chain, kind: int, body: _Body, batch: _Batch
     ) -> Request:
         """What the disk is asked to do. Raises `_Refused`."""
+        finish = partial(batch.done, chain, body.writable if kind == IN else [])
+        if kind in (OUT, DISCARD, WRITE_ZEROES) and not self.negotiated(F_FLUSH):
+            finish = partial(self._stable, finish)
         if kind in (IN, OUT):
             what: Kind = "read" if kind == IN else "write"
             data, other = body.writable, body.readable
@@ -175,12 +183,7 @@ class VirtioBlk(VirtioMmio):
                 data, other = other, data
             at, size = self._extent(body.sector, total(data))
             self._check(not other and size > 0 and (kind == IN or not self.disk.readonly))
-            landed = body.writable
-            return Request(
-                what, at, queue.views(data), size,
-                lambda number: batch.done(chain, landed, number),
-            )  # fmt: skip
-        finish = lambda number: batch.done(chain, [], number)  # noqa: E731
+            return Request(what, at, queue.views(data), size, finish)
         if kind == FLUSH and self.negotiated(F_FLUSH):
             self._check(not body.readable and not body.writable)
             return Request("flush", 0, [], 0, finish)
@@ -189,9 +192,14 @@ class VirtioBlk(VirtioMmio):
                 return self._range(queue, kind, body, finish)
         raise _Refused(UNSUPP)
 
-    def _range(
-        self, queue: Queue, kind: int, body: _Body, finish: Callable[[int], None]
-    ) -> Request:
+    def _stable(self, finish: Finish, number: int) -> None:
+        """A driver that cannot flush finds what it wrote on the disk itself (5.2.6.2)."""
+        if number:
+            finish(number)
+        else:
+            self.requests.submit([Request("flush", 0, [], 0, finish)])
+
+    def _range(self, queue: Queue, kind: int, body: _Body, finish: Finish) -> Request:
         """Discard or write zeroes: one range, as the configuration says."""
         self._check(total(body.readable) == _RANGE.size and not body.writable)
         sector, count, flags = _RANGE.unpack(queue.gather(body.readable))

@@ -24,7 +24,15 @@ _STATUS = 0x8F
 USED, CONFIGURED = 1, 2
 F_VERSION_1 = 32
 _RING_FEATURES = 1 << F_VERSION_1 | 1 << F_INDIRECT | 1 << F_EVENT_IDX
-_NOTIFY, _CONFIG = 0x50, 0x100
+_KIND, _NOTIFY, _CONFIG = 0x08, 0x50, 0x100
+#: Registers that do not change: magic, version, vendor, and the length of a region of shared memory
+#: that is not there. And those that describe a queue: a field and which bits of it.
+_CONSTANT = {0x00: MAGIC, 0x04: VERSION, 0x0C: VENDOR, 0xB0: 0xFFFF_FFFF, 0xB4: 0xFFFF_FFFF}
+_DESCRIBING = {
+    0x38: ("queue_num", 0), 0x80: ("queue_desc", 0), 0x84: ("queue_desc", 32),
+    0x90: ("queue_driver", 0), 0x94: ("queue_driver", 32), 0xA0: ("queue_device", 0),
+    0xA4: ("queue_device", 32),
+}  # fmt: skip
 _WIDE = (1 << 64) - 1
 _WIRED: dict[str, bool] = {"host": True}
 #: What is left to do once the device's lock is free.
@@ -228,7 +236,11 @@ class VirtioMmio(Device):
             if offset >= _CONFIG:
                 part = self.config()[offset - _CONFIG : offset - _CONFIG + width]
                 return int.from_bytes(part, "little")
-            return super().read(offset, width) if width == 4 else 0
+            if width != 4:
+                return 0
+            if offset == _KIND:
+                return self.device_id
+            return _CONSTANT[offset] if offset in _CONSTANT else super().read(offset, width)
 
     def write(self, offset: int, width: int, value: int) -> None:
         """A store."""
@@ -239,6 +251,8 @@ class VirtioMmio(Device):
             before = self.status
             if offset >= _CONFIG:
                 self.configure(offset - _CONFIG, width, value)
+            elif width == 4 and offset in _DESCRIBING:
+                self._describe(*_DESCRIBING[offset], value & 0xFFFF_FFFF)
             elif width == 4:
                 super().write(offset, width, value)
             begun = ~before & self.status & DRIVER_OK
@@ -246,36 +260,13 @@ class VirtioMmio(Device):
             for index in range(self.queue_count):
                 self.notify(index)
 
-    @reg(0x000)
-    def magic(self) -> int:
-        """ "virt"."""
-        return MAGIC
-
-    @reg(0x004)
-    def version(self) -> int:
-        """Not the legacy interface."""
-        return VERSION
-
-    @reg(0x008)
-    def kind(self) -> int:
-        """Device ID."""
-        return self.device_id
-
-    @reg(0x00C)
-    def vendor(self) -> int:
-        """Vendor ID."""
-        return VENDOR
-
     def _offered(self) -> int:
         return self.features() | _RING_FEATURES
 
     @reg(0x010)
     def device_features(self) -> int:
         """One half of what is offered."""
-        return self._offered() >> 32 * self.device_features_sel if self._half() else 0
-
-    def _half(self) -> bool:
-        return self.device_features_sel < 2
+        return self._offered() >> 32 * min(self.device_features_sel, 2)
 
     @reg(0x014)
     def select_device_features(self, value: int) -> None:
@@ -305,16 +296,11 @@ class VirtioMmio(Device):
         """Its largest size; 0 where there is none."""
         return self.queue_max if self.queue_sel < self.queue_count else 0
 
-    def _set(self, words: list[int], value: int, shift: int = 0) -> None:
+    def _describe(self, name: str, shift: int, value: int) -> None:
         """Half of a register of the selected queue, as long as that is not ready (4.2.2.2)."""
-        index = self.queue_sel
+        index, registers = self.queue_sel, getattr(self, name)
         if index < self.queue_count and not self.queue_ready[index]:
-            words[index] = words[index] & ~(0xFFFF_FFFF << shift) | value << shift
-
-    @reg(0x038)
-    def write_queue_num(self, value: int) -> None:
-        """Its size."""
-        self._set(self.queue_num, value)
+            registers[index] = registers[index] & ~(0xFFFF_FFFF << shift) | value << shift
 
     @reg(0x044)
     def ready(self) -> int:
@@ -366,46 +352,6 @@ class VirtioMmio(Device):
         if not (self.status | value) & FEATURES_OK:
             value &= ~DRIVER_OK
         self.status |= value
-
-    @reg(0x080)
-    def desc_low(self, value: int) -> None:
-        """The descriptors."""
-        self._set(self.queue_desc, value)
-
-    @reg(0x084)
-    def desc_high(self, value: int) -> None:
-        """The descriptors."""
-        self._set(self.queue_desc, value, 32)
-
-    @reg(0x090)
-    def driver_low(self, value: int) -> None:
-        """The available ring."""
-        self._set(self.queue_driver, value)
-
-    @reg(0x094)
-    def driver_high(self, value: int) -> None:
-        """The available ring."""
-        self._set(self.queue_driver, value, 32)
-
-    @reg(0x0A0)
-    def device_low(self, value: int) -> None:
-        """The used ring."""
-        self._set(self.queue_device, value)
-
-    @reg(0x0A4)
-    def device_high(self, value: int) -> None:
-        """The used ring."""
-        self._set(self.queue_device, value, 32)
-
-    @reg(0x0B0)
-    def shared_low(self) -> int:
-        """The length of a shared memory region: there is none (4.2.2)."""
-        return 0xFFFF_FFFF
-
-    @reg(0x0B4)
-    def shared_high(self) -> int:
-        """The same."""
-        return 0xFFFF_FFFF
 
     @reg(0x0FC)
     def config_generation(self) -> int:
