@@ -45,7 +45,7 @@ say noise sh -c 'head -c 1000 /dev/hwrng | wc -c'
 say rng cat /sys/class/misc/hw_random/rng_current
 echo "over there" > /dev/hvc0
 say window stty -F /dev/hvc0 size
-say line sh -c 'echo ready > /dev/hvc0; read line < /dev/hvc0; echo "$line"'
+say line sh -c 'exec 3<>/dev/hvc0; echo ready >&3; read line <&3; echo "$line"'
 mkdir -p /mnt
 say mount mount -t 9p -o trans=virtio,version=9p2000.L here /mnt
 cd /mnt
