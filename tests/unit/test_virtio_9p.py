@@ -306,6 +306,8 @@ def test_attributes_are_set(client: Client, folder: Path) -> None:
     assert path.stat().st_atime_ns == 11_000_000_005
     client.set(fid, 0x120, mtime=(1 << 64) - 5)
     assert path.stat().st_mtime == -5
+    for seconds in ((1 << 63) - 1, 1 << 63, (1 << 64) - 1):  # what a file cannot hold is clamped
+        client.set(fid, 0x1B0, atime=seconds, mtime=seconds, mtime_ns=999_999_999)
     with refused(errno.EINVAL):
         client.set(fid, 0x120, mtime_ns=1_000_000_000)
     with refused(errno.EINVAL):
