@@ -17,7 +17,12 @@ from hartwood.dev.finisher import Finisher
 from hartwood.dev.goldfish_rtc import GoldfishRtc
 from hartwood.dev.plic import CONTEXTS, SOURCES, Plic
 from hartwood.dev.uart16550 import Uart16550
+from hartwood.dev.virtio.blk import VirtioBlk
+from hartwood.dev.virtio.console import VirtioConsole
+from hartwood.dev.virtio.fs9p import VirtioFs9p
+from hartwood.dev.virtio.rng import VirtioRng
 
+VIRTIO: list[type[Device]] = [VirtioBlk, VirtioConsole, VirtioRng, VirtioFs9p]
 WIDTHS = (1, 2, 4, 8)
 
 
@@ -28,7 +33,7 @@ class StillRtc(GoldfishRtc):
         super().__init__(wall=lambda: 10**18)
 
 
-DEVICES: list[type[Device]] = [Clint, Finisher, Plic, StillRtc, Uart16550]
+DEVICES: list[type[Device]] = [Clint, Finisher, Plic, StillRtc, Uart16550, *VIRTIO]
 
 
 def offsets(device: type[Device], random: Random) -> int:
@@ -36,6 +41,8 @@ def offsets(device: type[Device], random: Random) -> int:
     if device is Plic:
         near = random.choice([0, 0x1000, 0x2000, 0x2080, 0x20_0000, 0x20_1004])
         return near + random.choice([0, 4, 4 * random.randrange(40)])
+    if device in VIRTIO:
+        return random.choice([4 * random.randrange(0x50), random.randrange(device.size)])
     if device is Clint:
         return random.choice([0, 0x4000, 0xBFF8]) + 4 * random.randrange(17)
     return random.randrange(min(device.size, 32))
