@@ -110,12 +110,12 @@ def make(
     Raises `GuestError`.
     """
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="disk-") as work:
-        kernel = bootable.kernel(apt, Path(work) / "kernel", folder / KERNEL, say)
-        modules = load_order(kernel, MODULES)
-        busybox = bootable.busybox(apt, Path(work) / "programs")
-        (folder / INITRD).write_bytes(initial(busybox, modules))
         say("fetching Debian's packages")
         archives = apt.download(packages)
+        say("fetching Debian's kernel")
+        modules = load_order(bootable.kernel(apt, Path(work) / "kernel", folder / KERNEL), MODULES)
+        busybox = bootable.busybox(apt, Path(work) / "programs")
+        (folder / INITRD).write_bytes(initial(busybox, modules))
         say(f"unpacking {len(archives)} packages to a disk")
         with (Path(work) / "files").open("w+b") as store, (folder / DISK).open("w+b") as image:
             tree = Tree(store, limit=LIMIT)
