@@ -26,7 +26,7 @@ MODULES = ("virtio_mmio", "virtio_blk", "crc32c_generic", "ext4")  # ext4 asks f
 BEGUN, DONE = "hartwood: first boot, configuring Debian", "hartwood: Debian is configured"
 
 # What dpkg leaves out now and later; copyright files stay.
-_EXCLUDED = ("doc", "info", "lintian", "locale", "man")
+_EXCLUDED = ("doc", "info", "lintian", "locale")
 _EXCLUDE = rf"^/usr/share/({'|'.join(_EXCLUDED)})/(?!.*/copyright$)"
 
 _INIT = """#!/bin/busybox sh
@@ -57,20 +57,28 @@ fi
 exec switch_root /disk /sbin/init
 """
 
-# What dpkg does between unpacking and configuring, which the host cannot: run preinst scripts.
+# dpkg runs a package's preinst before it unpacks, which the host cannot. Left out are those that do
+# nothing for a new system but take a while: questions about upgrades, by way of debconf and perl, and
+# diversions of translated manual pages. What asks debconf only when it is there is configured before
+# it is, as debootstrap does.
 _FIRST_BOOT = f"""\
 set -e
 echo "{BEGUN}"
 export PATH=/usr/sbin:/usr/bin HOME=/root LC_ALL=C
 export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
 mount -t tmpfs tmpfs /run
+debconf=/usr/share/debconf/confmodule
+[ ! -e $debconf ] || mv $debconf $debconf.later
 cd /var/lib/dpkg/info
 for script in *.preinst; do
   package=${{script%.preinst}}
-  DPKG_MAINTSCRIPT_PACKAGE=${{package%:*}} DPKG_MAINTSCRIPT_NAME=preinst DPKG_ROOT= \\
+  case ${{package%:*}} in libc6|libpam-modules|sysvinit-core) continue ;; esac
+  DPKG_MAINTSCRIPT_PACKAGE=${{package%:*}} DPKG_MAINTSCRIPT_NAME=preinst DPKG_ROOT= \
     DPKG_MAINTSCRIPT_ARCH=@ARCHITECTURE@ DPKG_ADMINDIR=/var/lib/dpkg "./$script" install
 done
 cd /
+dpkg --force-unsafe-io --force-depends --configure base-passwd libc6 2>/dev/null
+mv $debconf.later $debconf
 dpkg --force-unsafe-io --configure -a
 passwd --delete --quiet root
 rm -r /var/lib/hartwood
