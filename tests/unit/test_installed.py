@@ -96,7 +96,8 @@ def test_dpkg_reads_what_is_registered(tmp_path: Path) -> None:
     assert dpkg("dpkg-query", admin, "-S", "*bin/program") == "program:riscv64: /usr/bin/program\n"
     audit = dpkg("dpkg", admin, "--audit")
     assert "unpacked but not yet configured" in audit
-    assert "library" in audit and "program" in audit
+    assert "library" in audit
+    assert "program" in audit
     assert tree.read(f"{DATABASE}/triggers/File") == b"/usr/lib program/noawait\n/opt program\n"
     assert tree.read(f"{DATABASE}/triggers/ldconfig") == b"program\n"
     assert stat.S_IMODE(tree.find(f"{DATABASE}/info/program.postinst").mode) == 0o755

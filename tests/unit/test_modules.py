@@ -20,7 +20,7 @@ def module(depends: str | None) -> bytes:
 
 @pytest.fixture
 def kernel(tmp_path: Path) -> Path:
-    """A tree of modules: fs needs log and cache, log needs crc-16, which is compressed otherwise."""
+    """A tree of modules: fs needs log and cache, log needs crc-16, which needs core."""
     files = {
         "kernel/fs/fs.ko.xz": lzma.compress(module("log,cache")),
         "kernel/fs/log.ko": module("crc-16"),

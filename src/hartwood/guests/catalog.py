@@ -29,8 +29,8 @@ class Guest:
 
     `packages` are asked for by name; with `dependencies` apt adds what they depend on. `path` is
     the file, relative to the directory, that a person wants ("." for the directory itself). With
-    `bootable` the directory gets a kernel and an initramfs instead (see `bootable`), with `disk` also
-    an image that has the packages (see `disk`).
+    `bootable` the directory gets a kernel and an initramfs instead (see `bootable`), with `disk`
+    also an image that has the packages (see `disk`).
     """
 
     def __init__(

@@ -58,9 +58,9 @@ exec switch_root /disk /sbin/init
 """
 
 # dpkg runs a package's preinst before it unpacks, which the host cannot. Left out are those that do
-# nothing for a new system but take a while: questions about upgrades, by way of debconf and perl, and
-# diversions of translated manual pages. What asks debconf only when it is there is configured before
-# it is, as debootstrap does.
+# nothing for a new system but take a while: questions about upgrades, by way of debconf and perl,
+# and diversions of translated manual pages. What asks debconf only when it is there is configured
+# before it is.
 _FIRST_BOOT = f"""\
 set -e
 echo "{BEGUN}"
@@ -110,9 +110,7 @@ _FILES = {
 }
 
 
-def make(
-    apt: Apt, packages: tuple[str, ...], folder: Path, say: Callable[[str], None]
-) -> None:
+def make(apt: Apt, packages: tuple[str, ...], folder: Path, say: Callable[[str], None]) -> None:
     """Put `KERNEL`, `INITRD` and `DISK` into `folder`. `apt` has read its index.
 
     Raises `GuestError`.
@@ -143,7 +141,7 @@ def complete(tree: Tree, architecture: str) -> None:
 
 
 def initial(busybox: bytes, modules: dict[str, bytes]) -> bytes:
-    """The initramfs: busybox, `modules` in the order of their names, and the init that uses them."""
+    """The initramfs: busybox, `modules` in their order, and the init that uses both."""
     made = Initramfs()
     for path in ("bin", "dev", "modules"):
         made.directory(path)

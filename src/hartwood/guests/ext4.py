@@ -77,7 +77,21 @@ class _Writer:
         """An empty journal (journal.rst: the superblock of jbd2 is big-endian)."""
         start = self._allocate(JOURNAL_BLOCKS)
         head = struct.pack(
-            ">IIIIIIIIIIII16sI", 0xC03B3998, 4, 0, BLOCK, JOURNAL_BLOCKS, 1, 1, 0, 0, 0, 0, 0, uuid, 1
+            ">IIIIIIIIIIII16sI",
+            0xC03B3998,
+            4,
+            0,
+            BLOCK,
+            JOURNAL_BLOCKS,
+            1,
+            1,
+            0,
+            0,
+            0,
+            0,
+            0,
+            uuid,
+            1,
         )
         self._put(start, head)
         blocks, size = _extents(start, JOURNAL_BLOCKS), JOURNAL_BLOCKS * BLOCK
@@ -223,6 +237,6 @@ def _stretch_last(block: bytes) -> bytes:
 
 
 def _bitmap(used: int, valid: int) -> bytes:
-    """A block whose first `used` bits are set, and those from `valid` on, which stand for nothing."""
+    """A block with the first `used` bits set, and those from `valid` on: they stand for nothing."""
     bits = (1 << used) - 1 | ((1 << GROUP) - 1) >> valid << valid
     return bits.to_bytes(BLOCK, "little")

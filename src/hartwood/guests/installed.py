@@ -21,7 +21,11 @@ from hartwood.guests.tree import Node, Tree
 DATABASE = "var/lib/dpkg"
 CONTROL_LIMIT = 4 << 20  # bytes of a file of a package's control part
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")  # deb-control(5): Package, and names of control files
-_KINDS = {tarfile.CHRTYPE: stat.S_IFCHR, tarfile.BLKTYPE: stat.S_IFBLK, tarfile.FIFOTYPE: stat.S_IFIFO}
+_KINDS = {
+    tarfile.CHRTYPE: stat.S_IFCHR,
+    tarfile.BLKTYPE: stat.S_IFBLK,
+    tarfile.FIFOTYPE: stat.S_IFIFO,
+}
 
 
 def install(archives: Sequence[Path], tree: Tree, *, architecture: str, exclude: str = "") -> None:

@@ -6,12 +6,16 @@ import gzip
 import lzma
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hartwood.guests.catalog import GuestError
 
-_OPENERS = {".ko": bytes, ".xz": lzma.decompress, ".gz": gzip.decompress}
+_OPENERS: dict[str, Callable[[bytes], bytes]] = {
+    ".ko": bytes,
+    ".xz": lzma.decompress,
+    ".gz": gzip.decompress,
+}
 
 
 def load_order(folder: Path, wanted: Sequence[str]) -> dict[str, bytes]:
@@ -73,4 +77,6 @@ def _open(path: Path) -> bytes:
 def _depends(module: bytes) -> list[str]:
     """The strings of section .modinfo are NUL-terminated; this one is there even when empty."""
     found = re.search(rb"\0depends=([\w,-]*)\0", module)
-    return [name.replace("-", "_") for name in found[1].decode().split(",") if name] if found else []
+    return (
+        [name.replace("-", "_") for name in found[1].decode().split(",") if name] if found else []
+    )

@@ -1,4 +1,4 @@
-"""A guest's file system before it lies on a disk: names, owners, modes and contents, in no directory.
+"""A guest's file system before it lies on a disk: names, owners, modes and contents.
 
 Nothing of it touches the host's file system, so no root is needed for owners and device nodes, and
 no name or link in a hostile package leads out of it.
