@@ -77,7 +77,7 @@ for script in *.preinst; do
     DPKG_MAINTSCRIPT_ARCH=@ARCHITECTURE@ DPKG_ADMINDIR=/var/lib/dpkg "./$script" install
 done
 cd /
-dpkg --force-unsafe-io --force-depends --configure base-passwd libc6 2>/dev/null
+dpkg --force-unsafe-io --force-depends --configure base-passwd libc6 2>/dev/null || true
 mv $debconf.later $debconf
 dpkg --force-unsafe-io --configure -a
 passwd --delete --quiet root
