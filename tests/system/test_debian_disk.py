@@ -21,7 +21,7 @@ import pytest
 from hartwood.guests import GUESTS, disk
 
 NAME = "debian-riscv64-disk"
-PROMPT = "root@debian:~# "
+PROMPT = "ready: "
 SOAK = bool(os.environ.get("HARTWOOD_SOAK"))
 
 
@@ -32,7 +32,7 @@ class Console:
         assert process.stdin is not None
         assert process.stdout is not None
         self.process, self.input, self.output = process, process.stdin, process.stdout
-        self.text = ""
+        self.text = self.seen = ""
 
     def until(self, text: str, seconds: float) -> str:
         """Read on until `text`; return what came before it."""
@@ -44,6 +44,7 @@ class Console:
                 assert piece, f"it ended: {self.text[-3000:]}"
                 self.text += piece.decode(errors="replace").replace("\r", "")
         before, _, self.text = self.text.partition(text)
+        self.seen += before + text
         return before
 
     def tell(self, line: str) -> None:
@@ -51,12 +52,11 @@ class Console:
         self.input.flush()
 
     def ask(self, command: str, seconds: float = 120) -> tuple[str, int]:
-        """Run a command in a shell; what it printed and its status."""
+        """Run a command in the shell that `login` left; what it printed and its status."""
         self.tell(f"{command}; echo status=$?=")
-        said = self.until("status=$?=\n", seconds) + self.until("status=", seconds)
-        status = self.until("=", seconds)
+        said, status = self.until("status=", seconds), self.until("=", seconds)
         self.until(PROMPT, seconds)
-        return said.partition("\n")[2] if "\n" in said else said, int(status)
+        return said, int(status)
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +114,19 @@ def test_from_the_first_boot_to_a_compiler_and_again(
         assert console.process.wait(300) == 0
     check(image)
     with machine(qemu, files, image) as console:
-        assert disk.BEGUN not in console.until("debian login: ", 600)
-        console.tell("root")
-        console.until(PROMPT, 120)
+        login(console)
+        assert disk.BEGUN not in console.seen
         assert console.ask("./a.out") == ("forty-two 42\n", 0)
 
 
 def login(console: Console) -> None:
+    """As root without a password, to a plain shell that does not echo what it is told."""
     console.until("debian login: ", 600)
     console.tell("root")
+    console.until("root@debian:~# ", 120)
+    console.tell("stty -echo; exec sh")
+    console.until("# ", 120)
+    console.tell(f"PS1='{PROMPT}'")
     console.until(PROMPT, 120)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,20 @@ from pathlib import Path
 
 
 def member(
-    name: str, kind: bytes = tarfile.REGTYPE, target: str = "", mode: int = 0o644, **other: int
+    name: str,
+    kind: bytes = tarfile.REGTYPE,
+    target: str = "",
+    mode: int = 0o644,
+    **other: int | str,
 ) -> tarfile.TarInfo:
-    """One entry; `other` are uid, gid, mtime, devmajor, devminor."""
+    """One entry; `other` are uid, gid, mtime, devmajor, devminor (words go to a pax header)."""
     info = tarfile.TarInfo(name)
     info.type, info.linkname, info.mode = kind, target, mode
     for attribute, value in other.items():
-        setattr(info, attribute, value)
+        if isinstance(value, str):
+            info.pax_headers = {attribute: value}
+        else:
+            setattr(info, attribute, value)
     return info
 
 
@@ -26,13 +34,17 @@ def make_package(
     *,
     control: Mapping[str, bytes] | None = None,
     name: str = "made",
+    cut: int | None = None,
 ) -> Path:
-    """An archive in `folder` whose files all have `content`, and its control files."""
+    """An archive in `folder` whose files all have `content`, and its control files.
+
+    With `cut` the tar of its files ends after so many bytes.
+    """
     infos = [tarfile.TarInfo(f"./{part}") for part in control or {}]
     parts = (
         ("debian-binary", b"2.0\n"),
         ("control.tar.gz", _tar(infos, list((control or {}).values()))),
-        ("data.tar.gz", _tar(members, [content] * len(members))),
+        ("data.tar.gz", _tar(members, [content] * len(members), cut)),
     )
     made = b"!<arch>\n"
     for part, data in parts:
@@ -52,11 +64,13 @@ def control_of(name: str, *lines: str, architecture: str = "riscv64") -> bytes:
     return "".join(f"{line}\n" for line in fields).encode()
 
 
-def _tar(infos: Sequence[tarfile.TarInfo], contents: Sequence[bytes]) -> bytes:
+def _tar(
+    infos: Sequence[tarfile.TarInfo], contents: Sequence[bytes], cut: int | None = None
+) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
         for info, content in zip(infos, contents, strict=True):
             if info.isfile():
                 info.size = len(content)
             archive.addfile(info, io.BytesIO(content) if info.isfile() else None)
-    return buffer.getvalue()
+    return gzip.compress(buffer.getvalue()[:cut])

@@ -165,6 +165,13 @@ def test_a_file_longer_than_an_extent_and_a_group(tmp_path: Path) -> None:
         assert file.read() == b"tail"
 
 
+def test_directories_deeper_than_the_interpreters_stack(tmp_path: Path) -> None:
+    tree = new()
+    tree.file("a/" * 1500 + "file", b"deep")
+    image = write(tree, tmp_path / "image")
+    assert ask(image, f"cat {'a/' * 1500}file") == "deep"
+
+
 def test_many_files_fill_the_inodes_of_more_than_one_group(tmp_path: Path) -> None:
     tree = new()
     for number in range(INODES + 50):
@@ -183,6 +190,10 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     tree = new()
     tree.file("large", b"x" * (10 * MIB))
     with pytest.raises(GuestError, match="do not fit on a disk of 24 MiB"):
+        write(tree, tmp_path / "image")
+    tree = new()
+    tree.file("lost+found", b"")
+    with pytest.raises(GuestError, match=r"lost\+found: is a directory"):
         write(tree, tmp_path / "image")
     tree = new()
     tree.add("huge", Node(stat.S_IFREG, span=(0, 4 * EXTENT * BLOCK + 1)))

@@ -156,11 +156,18 @@ def test_what_is_left_out_is_known_all_the_same(tmp_path: Path) -> None:
         ([member("./a"), member("./a/b")], "not a directory"),
         ([member("./a", uid=-1)], "owned by nobody"),
         ([member("./a", gid=1 << 32)], "owned by nobody"),
+        ([member("a/" * 3000)], "no path"),
+        ([member("./a", tarfile.SYMTYPE, "a", linkpath="a\0b")], "symbolic link to nowhere"),
+        ([member("./a", tarfile.CHRTYPE, devmajor=1 << 12)], "no numbers for"),
+        ([member("./a", tarfile.BLKTYPE, devminor=1 << 20)], "no numbers for"),
+        ([member("./a", mtime="inf")], "damaged package"),
+        ([member("./a", mtime="nan")], "damaged package"),
     ],
     ids=[
         "up", "absolute up", "up within", "newline", "long name", "hard link up",
         "hard link to the host", "hard link to a directory", "link to itself", "long link",
-        "below a file", "negative user", "large group",
+        "below a file", "negative user", "large group", "long path", "NUL in a link", "major",
+        "minor", "infinite time", "no time",
     ],
 )  # fmt: skip
 def test_a_hostile_member_is_refused(
@@ -192,6 +199,23 @@ def test_a_huge_member_is_refused_before_it_is_read(tmp_path: Path) -> None:
         one(tmp_path, member("./a"), content=bytes(MIB + 1))
     with pytest.raises(GuestError, match="more than 1 MiB"):  # none is large, their sum is
         one(tmp_path, *(member(f"./{number}") for number in range(5)), content=bytes(MIB // 4))
+
+
+def test_more_files_than_anybody_needs_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hartwood.guests.installed.MEMBERS", 3)
+    one(tmp_path, *(member(f"./{number}") for number in range(3)))
+    with pytest.raises(GuestError, match=r"made_1_all\.deb: more than 3 files"):
+        one(tmp_path, *(member(f"./{number}") for number in range(4)))
+
+
+def test_a_member_that_ends_early_is_refused(tmp_path: Path) -> None:
+    archive = make_package(
+        tmp_path, [member("./a")], b"x" * 4000, control={"control": control_of("made")}, cut=2000
+    )
+    with pytest.raises(GuestError, match=r"made_1_all\.deb"):
+        installed(archive)
 
 
 def test_a_sparse_member_counts_with_its_holes(tmp_path: Path) -> None:

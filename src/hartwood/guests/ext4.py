@@ -54,6 +54,8 @@ class _Writer:
         self.next = self.tables + self.groups * INODES * INODE // BLOCK
         self.directories: Counter[int] = Counter()  # by group
         lost = tree.root.children.setdefault("lost+found", Node(stat.S_IFDIR | 0o700))
+        if not lost.is_directory:
+            raise GuestError("lost+found: is a directory on ext4, and a package has a file there")
         self.numbers = {tree.root: ROOT, lost: LOST_FOUND}
         self.names: Counter[Node] = Counter()
         for _, node in tree.paths():
@@ -66,7 +68,11 @@ class _Writer:
     def write(self, label: bytes, uuid: bytes) -> None:
         self.image.truncate(self.blocks * BLOCK)
         journal = self._journal(uuid)
-        self._directory(self.tree.root, self.tree.root)
+        todo = [(self.tree.root, self.tree.root)]
+        while todo:
+            node, parent = todo.pop()
+            self._directory(node, parent)
+            todo += [(child, node) for child in node.children.values() if child.is_directory]
         for node in self.numbers:
             if not node.is_directory:
                 self._other(node)
@@ -114,12 +120,10 @@ class _Writer:
         blocks[-1] = _stretch_last(blocks[-1])
         start = self._allocate(len(blocks))
         self._put(start, b"".join(blocks))
-        inner = [child for child in node.children.values() if child.is_directory]
+        inner = sum(child.is_directory for child in node.children.values())
         extents, size = _extents(start, len(blocks)), len(blocks) * BLOCK
-        self._inode(self.numbers[node], node, 2 + len(inner), extents, size, len(blocks))
+        self._inode(self.numbers[node], node, 2 + inner, extents, size, len(blocks))
         self.directories[(self.numbers[node] - 1) // INODES] += 1
-        for child in inner:
-            self._directory(child, node)
 
     def _other(self, node: Node) -> None:
         """A file, a link or a device node: inode and content."""

@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hartwood.guests.catalog import GuestError
-from hartwood.guests.packages import members
+from hartwood.guests.packages import each_member
 from hartwood.guests.tree import Node, Tree
 
 DATABASE = "var/lib/dpkg"
-CONTROL_LIMIT = 4 << 20  # bytes of a file of a package's control part
+CONTROL_LIMIT = 4 << 20  # bytes of a package's control part
+MEMBERS = 1 << 17  # files of one package
 _NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")  # deb-control(5): Package, and names of control files
 _KINDS = {
     tarfile.CHRTYPE: stat.S_IFCHR,
@@ -49,28 +50,37 @@ def install(archives: Sequence[Path], tree: Tree, *, architecture: str, exclude:
 
 
 def _control(archive: Path) -> dict[str, bytes]:
-    found = {}
-    for part, member in members(archive, "--ctrl-tarfile"):
+    found: dict[str, bytes] = {}
+
+    def take(part: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         name = member.name.removeprefix("./")
         if not member.isfile():
-            continue
-        if not _NAME.fullmatch(name) or member.size > CONTROL_LIMIT:
+            return
+        size = member.size + sum(map(len, found.values()))
+        if not _NAME.fullmatch(name) or size > CONTROL_LIMIT:
             raise GuestError(f"{member.name[:80]!r}: no file that a package's control part has")
         content = part.extractfile(member)
         assert content is not None
         found[name] = content.read()
+
+    each_member(archive, "--ctrl-tarfile", take)
     return found
 
 
 def _unpack(archive: Path, tree: Tree, left_out: re.Pattern[str] | None) -> list[str]:
-    names = []
-    for part, member in members(archive, "--fsys-tarfile"):
+    names: list[str] = []
+
+    def take(part: tarfile.TarFile, member: tarfile.TarInfo) -> None:
         path = "/" + member.name.removeprefix("./").strip("/")
         if "\n" in path:
             raise GuestError(f"{path!r}: no path that a package may have")
+        if len(names) == MEMBERS:
+            raise GuestError(f"more than {MEMBERS} files")
         names.append(path if path != "/" else "/.")
         if left_out is None or member.isdir() or not left_out.search(path):
             tree.add(path, _node(part, member, tree))
+
+    each_member(archive, "--fsys-tarfile", take)
     return names
 
 
@@ -87,7 +97,8 @@ def _node(part: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree) -> Node:
     if member.isdir():
         node.mode |= stat.S_IFDIR
     elif member.issym():
-        if not 0 < len(member.linkname.encode(errors="surrogateescape")) < 4096:
+        length = len(member.linkname.encode(errors="surrogateescape"))
+        if not 0 < length < 4096 or "\0" in member.linkname:
             raise GuestError(f"{member.name}: a symbolic link to nowhere")
         node.mode, node.target = stat.S_IFLNK | 0o777, member.linkname
     elif member.isfile():
@@ -96,6 +107,8 @@ def _node(part: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree) -> Node:
         node.mode |= stat.S_IFREG
         node.span = tree.keep(content, member.size, member.name)
     elif member.type in _KINDS:
+        if not (0 <= member.devmajor < 1 << 12 and 0 <= member.devminor < 1 << 20):
+            raise GuestError(f"{member.name}: a device that Linux has no numbers for")
         node.mode |= _KINDS[member.type]
         node.device = (member.devmajor, member.devminor)
     else:

@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from hartwood.guests.catalog import GuestError
@@ -182,12 +183,13 @@ def unpack(archives: Iterable[Path], tree: Path) -> None:
         if not (tree / name).is_symlink():
             (tree / name).symlink_to(f"usr/{name}")
     for archive in archives:
-        for opened, member in members(archive, "--fsys-tarfile"):
-            _unpack_member(opened, member, tree)
+        each_member(archive, "--fsys-tarfile", partial(_unpack_member, tree))
 
 
-def members(archive: Path, part: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """Every member of one part of a Debian archive in turn, with what its content is read from.
+def each_member(
+    archive: Path, part: str, take: Callable[[tarfile.TarFile, tarfile.TarInfo], None]
+) -> None:
+    """Give `take` every member of one part of a Debian archive, and what its content is read from.
 
     `part` is dpkg-deb's word for it: `--fsys-tarfile`, the files, or `--ctrl-tarfile`. Raises
     `GuestError` for a damaged archive.
@@ -197,11 +199,11 @@ def members(archive: Path, part: str) -> Iterator[tuple[tarfile.TarFile, tarfile
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as opened:
-                for member in opened:
-                    yield opened, member
+            with tarfile.open(fileobj=process.stdout, mode="r|") as members:
+                for member in members:
+                    take(members, member)
             process.stdout.read()
-        except tarfile.TarError as error:
+        except (tarfile.TarError, ValueError, OverflowError) as error:  # of numbers in its headers
             raise GuestError(f"{archive.name}: damaged package: {error}") from error
         finally:
             process.stdout.close()
@@ -210,7 +212,7 @@ def members(archive: Path, part: str) -> Iterator[tuple[tarfile.TarFile, tarfile
         raise GuestError(f"{archive.name}: {complaint}")
 
 
-def _unpack_member(members: tarfile.TarFile, member: tarfile.TarInfo, tree: Path) -> None:
+def _unpack_member(tree: Path, members: tarfile.TarFile, member: tarfile.TarInfo) -> None:
     inside = PurePosixPath("/", member.name).relative_to("/")
     if ".." in inside.parts:
         raise GuestError(f"{member.name}: a package member that points outside of it")

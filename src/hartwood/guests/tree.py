@@ -15,6 +15,7 @@ from typing import IO
 from hartwood.guests.catalog import GuestError
 
 LINKS = 40  # symbolic links that one path may lead through: path_resolution(7)
+PATH = 4096  # characters of a path: Linux's PATH_MAX
 NAME = 255  # bytes of one name: ext4, and Linux's NAME_MAX
 
 
@@ -167,6 +168,8 @@ def _take_over(older: Node, newer: Node) -> None:
 
 
 def _parts(path: str) -> list[str]:
+    if len(path) > PATH:
+        raise GuestError(f"{path[:80]!r}...: no path that a package may have")
     parts = [part for part in path.split("/") if part not in ("", ".")]
     for part in parts:
         if part == ".." or "\0" in part or len(part.encode(errors="surrogateescape")) > NAME:
