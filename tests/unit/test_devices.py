@@ -13,8 +13,13 @@ from hartwood.dev.device import Device, DeviceError
 from hartwood.dev.finisher import Finisher
 from hartwood.dev.plic import CONTEXTS, SOURCES, Plic
 from hartwood.dev.uart16550 import Uart16550
+from hartwood.dev.virtio.blk import VirtioBlk
+from hartwood.dev.virtio.console import VirtioConsole
+from hartwood.dev.virtio.fs9p import VirtioFs9p
+from hartwood.dev.virtio.rng import VirtioRng
 
-DEVICES: list[type[Device]] = [Finisher, Plic, Uart16550]
+VIRTIO: list[type[Device]] = [VirtioBlk, VirtioConsole, VirtioRng, VirtioFs9p]
+DEVICES: list[type[Device]] = [Finisher, Plic, Uart16550, *VIRTIO]
 WIDTHS = (1, 2, 4, 8)
 
 
@@ -23,6 +28,8 @@ def offsets(device: type[Device], random: Random) -> int:
     if device is Plic:
         near = random.choice([0, 0x1000, 0x2000, 0x2080, 0x20_0000, 0x20_1004])
         return near + random.choice([0, 4, 4 * random.randrange(40)])
+    if device in VIRTIO:
+        return random.choice([4 * random.randrange(0x50), random.randrange(device.size)])
     return random.randrange(min(device.size, 16))
 
 

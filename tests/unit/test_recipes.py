@@ -47,6 +47,17 @@ def test_recipe(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_recipe_for_devices() -> None:
+    found = blocks(ROOT / "docs" / "adding-a-device.md")
+    assert {language for language, _ in found} == {"python"}
+    script = f"import sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n"
+    script += "\n".join(text for _, text in found)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_recipe_for_benchmarks(tmp_path: Path) -> None:
     """The page's Python is one file of benchmarks; its commands are run beside it, in order."""
     found = blocks(ROOT / "docs" / "BENCHMARKING.md")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
+from hartwood.guests import modules
 from hartwood.guests.catalog import INITRD, KERNEL, GuestError
 from hartwood.guests.initramfs import Initramfs
 from hartwood.guests.packages import Apt, unpack
@@ -21,7 +23,15 @@ INIT = f"""#!/bin/busybox sh
 /bin/busybox mount -t sysfs sysfs /sys
 /bin/busybox mount -t devtmpfs devtmpfs /dev 2>/dev/null
 /bin/busybox --install -s /bin
+/bin/ln -s /bin/busybox /sbin/modprobe
 export PATH=/bin HOME=/root TERM=${{TERM:-linux}} PS1='# '
+for each in /sys/bus/platform/devices/*.virtio_mmio; do
+  [ -e "$each" ] && modprobe -q virtio_mmio
+  break
+done
+for each in /sys/bus/virtio/devices/*/modalias; do
+  [ -e "$each" ] && modprobe -q "$(cat "$each")"
+done
 echo "{MARKER}"
 if [ $# -gt 0 ]; then
   sh -c "$*"
@@ -39,13 +49,14 @@ def make(apt: Apt, tree: Path, say: Callable[[str], None]) -> None:
     """Put `KERNEL` and `INITRD` into `tree`. `apt` has read its index. Raises `GuestError`."""
     with tempfile.TemporaryDirectory(dir=tree.parent, prefix="boot-") as work:
         say("fetching Debian's kernel")
-        kernel(apt, Path(work) / "kernel", tree / KERNEL)
+        unpacked = kernel(apt, Path(work) / "kernel", tree / KERNEL)
         say("making the initial file system")
-        (tree / INITRD).write_bytes(initial(busybox(apt, Path(work) / "programs")))
+        programs = busybox(apt, Path(work) / "programs")
+        (tree / INITRD).write_bytes(initial(programs, files=modules.collect(unpacked)))
 
 
 def kernel(apt: Apt, work: Path, image: Path) -> Path:
-    """Copy Debian's kernel to `image` and return its directory of modules, within `work`.
+    """Unpack Debian's kernel package to `work`, which is returned; its kernel goes to `image`.
 
     Raises `GuestError`.
     """
@@ -55,7 +66,7 @@ def kernel(apt: Apt, work: Path, image: Path) -> Path:
     if len(images) != 1:
         raise GuestError(f"{package}: {len(images)} kernels in /boot, not one")
     shutil.copyfile(images[0], image)
-    return work / "usr/lib/modules" / images[0].name.partition("-")[2]
+    return work
 
 
 def busybox(apt: Apt, work: Path) -> bytes:
@@ -64,8 +75,10 @@ def busybox(apt: Apt, work: Path) -> bytes:
     return (work / "usr/bin/busybox").read_bytes()
 
 
-def initial(busybox: bytes, init: str = INIT) -> bytes:
-    """The archive: a static busybox, `init`, and the console that they start on."""
+def initial(
+    busybox: bytes, init: str = INIT, files: Mapping[str, bytes] = MappingProxyType({})
+) -> bytes:
+    """The archive: a static busybox, `init`, the console that they start on, and more `files`."""
     made = Initramfs()
     for path in ("bin", "dev"):
         made.directory(path)
@@ -73,6 +86,7 @@ def initial(busybox: bytes, init: str = INIT) -> bytes:
     made.device("dev/null", 1, 3, 0o666)
     made.file("bin/busybox", busybox, 0o755)
     made.file("init", init.encode(), 0o755)
+    made.files(files)
     return made.archive()
 
 

@@ -16,7 +16,7 @@ from hartwood.errors import Error
 
 SUITE = "trixie"  # the first Debian release with a riscv64 port
 KERNEL, INITRD, DISK = "Image", "initrd", "disk.img"  # what a bootable guest consists of
-LAYOUT = 1  # raise it when unpacking changes, so that old caches are made again
+LAYOUT = 2  # raise it when unpacking changes, so that old caches are made again
 STAMP = ".hartwood-guest.json"
 
 
@@ -89,7 +89,7 @@ GUESTS = {
         ),
         Guest(
             "debian-riscv64",
-            "a directory to boot from: Debian's kernel (Image) and busybox in an initrd",
+            "a directory to boot from: Debian's kernel (Image), busybox and drivers in an initrd",
             "linux-image-riscv64 busybox-static",
             bootable=True,
         ),

@@ -11,17 +11,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from hartwood.guests import bootable, ext4
+from hartwood.guests import bootable, ext4, modules
 from hartwood.guests.catalog import DISK, INITRD, KERNEL
-from hartwood.guests.initramfs import Initramfs
 from hartwood.guests.installed import install
-from hartwood.guests.modules import load_order
 from hartwood.guests.packages import Apt
 from hartwood.guests.tree import Tree
 
 SIZE = 1 << 30
 LIMIT = 900 << 20  # bytes of files on it
-MODULES = ("virtio_mmio", "virtio_blk", "crc32c_generic", "ext4")  # ext4 asks for crc32c by name
 #: The first boot prints these; the second when every package is configured.
 BEGUN, DONE = "hartwood: first boot, configuring Debian", "hartwood: Debian is configured"
 
@@ -29,9 +26,9 @@ BEGUN, DONE = "hartwood: first boot, configuring Debian", "hartwood: Debian is c
 _EXCLUDED = ("doc", "info", "lintian", "locale")
 _EXCLUDE = rf"^/usr/share/({'|'.join(_EXCLUDED)})/(?!.*/copyright$)"
 
-_INIT = """#!/bin/busybox sh
+INIT = """#!/bin/busybox sh
 export PATH=/bin
-/bin/busybox mkdir -p /proc /sys /dev /disk
+/bin/busybox mkdir -p /proc /sys /dev /disk /sbin
 /bin/busybox --install -s /bin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -40,7 +37,8 @@ root=/dev/vda
 for word in $(cat /proc/cmdline); do
   case $word in root=*) root=${word#root=} ;; esac
 done
-for module in /modules/*; do insmod "$module"; done
+ln -s /bin/busybox /sbin/modprobe
+for module in virtio_mmio virtio_blk crc32c_generic ext4; do modprobe -q $module; done
 tries=0
 until [ -b "$root" ] || [ $tries -eq 100 ]; do tries=$((tries + 1)); usleep 100000; done
 if ! mount -t ext4 "$root" /disk; then
@@ -119,9 +117,10 @@ def make(apt: Apt, packages: tuple[str, ...], folder: Path, say: Callable[[str],
         say("fetching Debian's packages")
         archives = apt.download(packages)
         say("fetching Debian's kernel")
-        modules = load_order(bootable.kernel(apt, Path(work) / "kernel", folder / KERNEL), MODULES)
-        busybox = bootable.busybox(apt, Path(work) / "programs")
-        (folder / INITRD).write_bytes(initial(busybox, modules))
+        kernel = bootable.kernel(apt, Path(work) / "kernel", folder / KERNEL)
+        programs = bootable.busybox(apt, Path(work) / "programs")
+        initrd = bootable.initial(programs, INIT, modules.collect(kernel))
+        (folder / INITRD).write_bytes(initrd)
         say(f"unpacking {len(archives)} packages to a disk")
         with (Path(work) / "files").open("w+b") as store, (folder / DISK).open("w+b") as image:
             tree = Tree(store, limit=LIMIT)
@@ -138,16 +137,3 @@ def complete(tree: Tree, architecture: str) -> None:
         tree.file(path, text.encode())
     script = _FIRST_BOOT.replace("@ARCHITECTURE@", architecture)
     tree.file("var/lib/hartwood/first-boot", script.encode(), 0o755)
-
-
-def initial(busybox: bytes, modules: dict[str, bytes]) -> bytes:
-    """The initramfs: busybox, `modules` in their order, and the init that uses both."""
-    made = Initramfs()
-    for path in ("bin", "dev", "modules"):
-        made.directory(path)
-    made.device("dev/console", 5, 1)
-    made.file("bin/busybox", busybox, 0o755)
-    made.file("init", _INIT.encode(), 0o755)
-    for number, (name, module) in enumerate(modules.items()):
-        made.file(f"modules/{number:02}-{name}.ko", module)
-    return made.archive()
