@@ -136,8 +136,9 @@ def works(console: Console) -> None:
         "[42]\n",
         0,
     )
-    source = r"#include <stdio.h>\nint main(void) { printf(\"forty-two %d\\n\", 6 * 7); }\n"
-    assert console.ask(f'printf "{source}" > a.c') == ("", 0)
+    source = r"int main(void) { printf(\"forty-two %d\n\", 6 * 7); }"
+    write = f"printf '%s\\n' '#include <stdio.h>' '{source}' > a.c"
+    assert console.ask(write) == ("", 0)
     assert console.ask("gcc -O2 -Wall a.c && ./a.out", 300) == ("forty-two 42\n", 0)
     assert console.ask("dpkg --audit") == ("", 0)
     listed, status = console.ask("dpkg -l | cat")
