@@ -136,7 +136,7 @@ def works(console: Console) -> None:
         "[42]\n",
         0,
     )
-    source = r"int main(void) { printf(\"forty-two %d\n\", 6 * 7); }"
+    source = r'int main(void) { printf("forty-two %d\n", 6 * 7); }'
     write = f"printf '%s\\n' '#include <stdio.h>' '{source}' > a.c"
     assert console.ask(write) == ("", 0)
     assert console.ask("gcc -O2 -Wall a.c && ./a.out", 300) == ("forty-two 42\n", 0)
