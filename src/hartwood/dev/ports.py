@@ -1,0 +1,109 @@
+"""What devices need from outside, as Protocols: a board hands in what fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from hartwood.dev.device import Line, Sink
+from hartwood.errors import MemoryFault
+
+__all__ = ["Disk", "DiskQueue", "Kind", "Line", "Net", "NoRam", "Ram", "Request", "Sink"]
+
+#: What can be asked of a disk.
+Kind = Literal["read", "write", "flush", "discard", "zero"]
+
+
+class Ram(Protocol):
+    """Guest-physical memory. Every method raises `MemoryFault` for what is not all in memory."""
+
+    def read(self, at: int, size: int) -> bytes:
+        """A copy of `size` bytes."""
+        ...
+
+    def write(self, at: int, data: bytes | bytearray | memoryview) -> None:
+        """Write, and forget code that was translated from there."""
+        ...
+
+    def view(self, at: int, size: int) -> memoryview:
+        """The memory itself; who writes to it later calls `discard` after that."""
+        ...
+
+    def discard(self, at: int, size: int) -> None:
+        """Forget code that was translated from these bytes."""
+        ...
+
+
+class NoRam:
+    """Memory of a device that nobody has wired: none."""
+
+    def read(self, at: int, size: int) -> bytes:
+        """See `Ram`."""
+        raise MemoryFault(at, size, "read")
+
+    def write(self, at: int, data: bytes | bytearray | memoryview) -> None:
+        """See `Ram`."""
+        raise MemoryFault(at, len(data), "write")
+
+    def view(self, at: int, size: int) -> memoryview:
+        """See `Ram`."""
+        raise MemoryFault(at, size, "read")
+
+    def discard(self, at: int, size: int) -> None:
+        """See `Ram`."""
+        raise MemoryFault(at, size, "write")
+
+
+class Disk(Protocol):
+    """What a block device says of the disk behind it; sizes in bytes."""
+
+    @property
+    def size(self) -> int:
+        """Bytes, a multiple of `sector`."""
+        ...
+
+    @property
+    def sector(self) -> int:
+        """The smallest unit that can be read or written: 512 or 4096."""
+        ...
+
+    @property
+    def readonly(self) -> bool:
+        """Whether writes are refused."""
+        ...
+
+    @property
+    def serial(self) -> str:
+        """A name for the guest, of which 20 bytes are seen."""
+        ...
+
+
+@dataclass(slots=True)
+class Request:
+    """One operation on a disk: `at` and `size` are in bytes, `buffers` are the guest's memory
+    itself. `done` is called once, from any thread, with 0 or an errno."""
+
+    kind: Kind
+    at: int
+    buffers: list[memoryview]
+    size: int
+    done: Callable[[int], None]
+    #: For "zero": the room may be given back.
+    may_unmap: bool = False
+
+
+class DiskQueue(Protocol):
+    """Where requests go; returns before they are done, or after."""
+
+    def submit(self, requests: Iterable[Request], /) -> None:
+        """Begin all of them; neighbours may be merged, and the order is anyone's."""
+        ...
+
+
+class Net(Protocol):
+    """The network behind a card."""
+
+    def send(self, frame: bytes, /) -> None:
+        """A frame from the guest, Ethernet header first and without checksum."""
+        ...
