@@ -328,7 +328,7 @@ class UserNet:
         if flow is None:
             address = self.outside(packet.target, sent.target)
             if address is None:
-                if not packet.target[3] == 0xFF and packet.target[0] < 224:
+                if packet.target[3] != 0xFF and packet.target[0] < 224:
                     self._unreachable(13, packet)
                 return
             flow = self._begin(key, address)

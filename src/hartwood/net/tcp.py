@@ -81,6 +81,7 @@ class Connection:
         self._expected, self._shift, self._most = 0, 0, 0xFFFF
         self._in = bytearray()
         self._early: dict[int, bytes] = {}
+        self._latest, self._sack = 0, False
         self._guest_fin: int | None = None
         self._guest_done = self._shut = False
         self._edge, self._owes = 0, False
@@ -269,7 +270,10 @@ class Connection:
         if seq > self._expected and data:
             if len(self._early) < _EARLY and len(data) > len(self._early.get(seq, b"")):
                 self._early[seq] = data
-            self._send(0, self._next)  # at once and each time: the guest counts them
+                self._latest = seq
+            # At once and each time, with the same window: the guest counts them (RFC 5681, 2).
+            self._flush()
+            self._send(0, self._next)
         elif data:
             self._in += data
             self._expected += len(data)
@@ -303,6 +307,7 @@ class Connection:
     def _learn(self, syn: Segment) -> None:
         self._expected = syn.seq + 1
         self._mss = max(min(syn.mss or _DEFAULT_MSS, self._our_mss), _LEAST_MSS)
+        self._sack = syn.sack
         if syn.scale >= 0:
             self._scale, self._shift, self._most = syn.scale, _SHIFT, BUFFER
 
@@ -314,7 +319,7 @@ class Connection:
         self._emit(
             Segment(
                 *self._ports, self._una - 1, ack, flags, min(self._free(), 0xFFFF), b"",
-                self._our_mss, scale,
+                self._our_mss, scale, asks or self._sack,
             )
         )  # fmt: skip
         self._resend_at = now + _FIRST_RTO
@@ -326,8 +331,23 @@ class Connection:
 
     def _send(self, flags: int, seq: int, data: bytes = b"") -> None:
         window = min(self._free() >> self._shift, 0xFFFF)
-        self._emit(Segment(*self._ports, seq, self._expected, flags | ACK, window, data))
+        blocks = self._blocks() if self._early and self._sack and not data else ()
+        self._emit(
+            Segment(*self._ports, seq, self._expected, flags | ACK, window, data, blocks=blocks)
+        )
         self._edge, self._owes = self._expected + (window << self._shift), False
+
+    def _blocks(self) -> tuple[tuple[int, int], ...]:
+        """What came early, joined; first what came last (RFC 2018, 4)."""
+        joined: list[tuple[int, int]] = []
+        for seq in sorted(self._early):
+            start, end = seq, seq + len(self._early[seq])
+            if joined and seq <= joined[-1][1]:
+                start, last = joined.pop()
+                end = max(end, last)
+            joined.append((start, end))
+        joined.sort(key=lambda block: not block[0] <= self._latest < block[1])
+        return tuple(joined[:4])
 
     def _push(self, now: float) -> None:
         """Send what the guest's window and the wire have room for."""

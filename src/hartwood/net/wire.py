@@ -51,7 +51,8 @@ def frame(data: bytes) -> Frame | None:
     """Read a frame."""
     if len(data) < ETHERNET_HEADER:
         return None
-    return Frame(*_ETHERNET.unpack_from(data), data[ETHERNET_HEADER:])
+    target, source, kind = _ETHERNET.unpack_from(data)
+    return Frame(target, source, kind, data[ETHERNET_HEADER:])
 
 
 class Arp(NamedTuple):
@@ -150,8 +151,9 @@ def udp(source: bytes, target: bytes, sent: Datagram) -> Packet:
 
 
 class Segment(NamedTuple):
-    """A TCP segment (RFC 9293). `mss` is 0 and `scale` -1 where it has no such option; others are
-    dropped, since nothing but these two is offered."""
+    """A TCP segment (RFC 9293). `mss` is 0 and `scale` -1 where it has no such option; `sack` says
+    that selective acknowledgements are understood, `blocks` are their edges (RFC 2018), which are
+    sent and not read. Other options are dropped."""
 
     source: int
     target: int
@@ -162,6 +164,8 @@ class Segment(NamedTuple):
     data: bytes = b""
     mss: int = 0
     scale: int = -1
+    sack: bool = False
+    blocks: tuple[tuple[int, int], ...] = ()
 
 
 def segment(read: Packet) -> Segment | None:
@@ -175,13 +179,13 @@ def segment(read: Packet) -> Segment | None:
         return None
     if checksum(payload, _pseudo(read.source, read.target, TCP, len(payload))):
         return None
-    found = _options(payload[TCP_HEADER:header]) if flags & SYN else (0, -1)
+    found = _options(payload[TCP_HEADER:header]) if flags & SYN else (0, -1, False)
     return Segment(source, target, seq, ack, flags & 0x3F, window, payload[header:], *found)
 
 
-def _options(data: bytes) -> tuple[int, int]:
-    """Maximum segment size and window scale (RFC 9293, 3.2; RFC 7323, 2.2)."""
-    mss, scale, at = 0, -1, 0
+def _options(data: bytes) -> tuple[int, int, bool]:
+    """Maximum segment size, window scale, SACK permitted (RFC 9293, 3.2; RFC 7323, 2.2)."""
+    mss, scale, sack, at = 0, -1, False, 0
     while at < len(data) and data[at]:
         if data[at] == 1:  # padding
             at += 1
@@ -194,8 +198,10 @@ def _options(data: bytes) -> tuple[int, int]:
             mss = int.from_bytes(value, "big")
         elif data[at] == 3 and size == 3:
             scale = min(value[0], 14)
+        elif data[at] == 4 and size == 2:
+            sack = True
         at += size
-    return mss, scale
+    return mss, scale, sack
 
 
 def tcp(source: bytes, target: bytes, sent: Segment) -> Packet:
@@ -203,8 +209,15 @@ def tcp(source: bytes, target: bytes, sent: Segment) -> Packet:
     options = pack("!BBH", 2, 4, sent.mss) if sent.mss else b""
     if sent.scale >= 0:
         options += pack("!BBBB", 1, 3, 3, sent.scale)
-    fields = (sent.source, sent.target, sent.seq & 0xFFFFFFFF, sent.ack & 0xFFFFFFFF)
-    fields += (TCP_HEADER + len(options) << 2, sent.flags, sent.window)
+    if sent.sack:
+        options += b"\1\1\4\2"
+    if sent.blocks:
+        options += pack("!BBBB", 1, 1, 5, 2 + 8 * len(sent.blocks))
+        for edges in sent.blocks:
+            options += pack("!II", *(edge & 0xFFFF_FFFF for edge in edges))
+    numbers = (sent.seq & 0xFFFF_FFFF, sent.ack & 0xFFFF_FFFF)
+    offset = TCP_HEADER + len(options) << 2
+    fields = (sent.source, sent.target, *numbers, offset, sent.flags, sent.window)
     rest = options + sent.data
     head = _TCP.pack(*fields, 0, 0)
     pseudo = _pseudo(source, target, TCP, len(head) + len(rest))
