@@ -228,6 +228,7 @@ class UserNet:
         for connection in self._connections.values():
             connection.abort()
             connection.sock.close()
+        self._connections.clear()
         for flow in self._flows:
             flow.sock.close()
         for listener in self._listeners:
