@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import select
 import socket
 import threading
 import time
@@ -323,18 +322,19 @@ def test_forwards_reach_the_guest() -> None:
     listener = """
 import socket, threading
 def tcp():
-    server = socket.create_server(("", 80))
     for _ in range(2):
-        sock, who = server.accept()
+        one, who = server.accept()
         assert who[0] == "10.0.2.2"
         data = b""
-        while part := sock.recv(65536): data += part
-        sock.sendall(data[::-1]); sock.close()
+        while part := one.recv(65536): data += part
+        one.sendall(data[::-1]); one.close()
 def udp():
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); sock.bind(("", 90))
     for _ in range(4):
         data, who = sock.recvfrom(65536)
         sock.sendto(data[::-1], who)
+server = socket.create_server(("", 80))
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); sock.bind(("", 90))
+socket.create_connection(("10.0.2.2", {ready})).close()
 threads = [threading.Thread(target=each) for each in (tcp, udp)]
 [each.start() for each in threads]; [each.join() for each in threads]
 print("done")
@@ -342,11 +342,12 @@ print("done")
     with guest("tcp:0:80", "udp:0:90") as (kernel, net):
         ports = {each.kind: each.host for each in net.forwards}
         out: list[str] = []
-        thread = threading.Thread(target=lambda: out.append(kernel.python(listener)))
-        thread.start()
+        with server(lambda sock: None) as ready:
+            program = listener.format(ready=ready)
+            thread = threading.Thread(target=lambda: out.append(kernel.python(program)))
+            thread.start()
         for size in (5, 3 << 20):
-            sock = connect_when_ready(ports["tcp"])
-            with sock:
+            with socket.create_connection(("127.0.0.1", ports["tcp"]), 30) as sock:
                 sock.sendall(DATA[:size])
                 sock.shutdown(socket.SHUT_WR)
                 assert read_all(sock) == DATA[:size][::-1]
@@ -362,16 +363,17 @@ print("done")
         assert out == ["done\n"]
 
 
-def connect_when_ready(port: int) -> socket.socket:
-    """Connect to a forward until the guest takes it: before it listens, it resets."""
-    deadline = time.monotonic() + 30
-    while True:
-        sock = socket.create_connection(("127.0.0.1", port), 30)
-        ready, _, _ = select.select([sock], [], [], 0.3)
-        if not ready:
-            return sock
-        sock.close()
-        assert time.monotonic() < deadline
+def test_a_forward_to_a_port_where_nobody_listens_is_reset() -> None:
+    def ask(port: int) -> None:
+        with socket.socket() as sock:
+            sock.settimeout(30)
+            sock.connect(("127.0.0.1", port))
+            sock.recv(1)
+
+    with guest("tcp:0:80") as (_kernel, net):
+        for _ in range(100):
+            with pytest.raises(ConnectionResetError):
+                ask(net.forwards[0].host)
 
 
 def test_datagrams_large_ones_and_a_port_that_is_not_there() -> None:
