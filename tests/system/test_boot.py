@@ -112,9 +112,13 @@ class Terminal:
         deadline = time.monotonic() + SECONDS
         while text not in self.out:
             assert time.monotonic() < deadline, self.out[-500:]
-            ready, _, _ = select.select([self.master], [], [], 1)
-            if ready:
-                self.out += os.read(self.master, 4096)
+            self.drain()
+
+    def drain(self) -> None:
+        """Take what is there, or what comes within a moment."""
+        ready, _, _ = select.select([self.master], [], [], 0.2)
+        if ready:
+            self.out += os.read(self.master, 4096)
 
     def type(self, data: bytes) -> None:
         os.write(self.master, data)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import os
 import struct
 import subprocess
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +21,15 @@ from hypothesis import strategies as st
 from hartwood.board import BoardError, LoaderError, RiscvVirt
 from hartwood.board.fdt import Node, TreeError, flatten, wide
 from hartwood.board.loader import load, read
-from hartwood.board.sbi import ALREADY, EXTENSIONS, INVALID, NOT_SUPPORTED, SUCCESS, Sbi
+from hartwood.board.sbi import (
+    ALREADY,
+    BAD_ADDRESS,
+    EXTENSIONS,
+    INVALID,
+    NOT_SUPPORTED,
+    SUCCESS,
+    Sbi,
+)
 from hartwood.errors import MemoryFault
 from hartwood.tools.boot import size
 
@@ -80,6 +91,14 @@ def test_cells_have_32_bits(value: int | tuple[int, ...]) -> None:
         flatten(Node("", {"reg": value}))
 
 
+@pytest.mark.parametrize("text", ["gr\udce9", "a\0b"])
+def test_text_that_no_tree_can_hold(text: str) -> None:
+    with pytest.raises(TreeError, match="bootargs") as raised:
+        flatten(Node("", {"bootargs": text}))
+    assert raised.value.exit_status == 2
+    str(raised.value).encode()  # it can be said on any terminal
+
+
 # Kernels.
 def image(offset: int = 0x20_0000, memory: int = 0x10_0000, extra: bytes = b"code") -> bytes:
     head = bytearray(64)
@@ -103,6 +122,25 @@ def test_an_image_says_where_it_lies_and_how_much_it_takes(tmp_path: Path) -> No
 def test_a_compressed_image_is_unpacked(tmp_path: Path) -> None:
     kernel = load(written(tmp_path, gzip.compress(image(), mtime=0)), BASE)
     assert kernel.parts[0][1] == image()
+
+
+def efi(kind: bytes, payload: bytes) -> bytes:
+    """A vmlinuz.efi: zboot's header, a stub, the payload."""
+    head = struct.pack("<4s4sII8x32s", b"MZ\0\0", b"zimg", 128, len(payload), kind)
+    return head.ljust(128, b"\0") + payload
+
+
+def test_an_efi_program_that_unpacks_itself_is_unpacked(tmp_path: Path) -> None:
+    data = efi(b"gzip", gzip.compress(image(), mtime=0))
+    assert load(written(tmp_path, data), BASE) == load(written(tmp_path, image()), BASE)
+
+
+def test_an_image_of_gigabytes_in_a_small_file_is_refused(tmp_path: Path) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    zeros = bytes(1 << 20)
+    data = b"".join(packer.compress(zeros) for _ in range(300)) + packer.flush()
+    with pytest.raises(LoaderError, match="more than 256 MiB"):
+        load(written(tmp_path, data), BASE)
 
 
 def test_raw_code_lies_where_linux_would(tmp_path: Path) -> None:
@@ -136,13 +174,29 @@ def test_an_entry_in_virtual_memory_is_found_in_physical(tmp_path: Path) -> None
         (elf(machine=62), "EM_X86_64, not riscv64"),
         (elf(kind=4), "nothing to load"),
         (elf()[:70], "damaged ELF|nothing to load"),
+        (elf()[:-1], "truncated: a segment of 4 bytes has 3"),
         (b"MZ" + bytes(200), "no riscv64 Linux Image"),
         (b"\x1f\x8b\x08" + bytes(20), "damaged gzip"),
         (gzip.compress(image(), mtime=0)[:-9], "damaged gzip"),
         (image(offset=1 << 40), "cannot be"),
         (image(memory=1 << 50), "cannot be"),
+        (b"#!/bin/sh\necho this is no kernel\n" * 200, "text, not a kernel"),
+        (b"\x7fELF\1\1\1" + elf()[7:], "ELF"),
+        (lzma.compress(image()), "xz -d"),
+        (lzma.compress(image(), lzma.FORMAT_ALONE), "lzma"),
+        (bz2.compress(image()), "bunzip2"),
+        (b"\x28\xb5\x2f\xfd" + image(), "zstd -d"),
+        (flatten(Node("")), "a device tree"),
+        (b"MZ" + bytes(0x200) + b"HdrS" + bytes(999), "for x86, not riscv64"),
+        (b"MZ" + bytes(54) + b"ARM\x64" + bytes(999), "for arm64, not riscv64"),
+        (bytes(5000), "0x0 at its start is no instruction"),
+        (b"\xff" * 100, "0xffffffff at its start is no instruction"),
+        (b"\x13", "no instruction"),
+        (efi(b"zstd", image()), "compressed with zstd"),
+        (efi(b"gzip", gzip.compress(image(), mtime=0))[:-3], "truncated"),
+        (efi(b"gzip", b"not gzip"), "truncated|damaged"),
     ],
-    ids=range(9),
+    ids=range(25),
 )
 def test_what_is_no_kernel_is_one_line(tmp_path: Path, data: bytes, complaint: str) -> None:
     with pytest.raises(LoaderError, match=complaint) as raised:
@@ -200,10 +254,11 @@ def test_sizes(text: str, count: int) -> None:
     assert size(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1M", "1.5G", "12Q", "1MM"])
+@pytest.mark.parametrize("text", ["", "M", "-1M", "1.5G", "12Q", "1MM", "9" * 5000, "9" * 16])
 def test_sizes_that_are_none(text: str) -> None:
-    with pytest.raises(BoardError, match="--memory"):
+    with pytest.raises(BoardError, match="--memory") as raised:
         size(text)
+    assert len(str(raised.value)) < 100
 
 
 def test_the_tree_of_the_board_is_one_that_dtc_takes(
@@ -215,7 +270,7 @@ def test_the_tree_of_the_board_is_one_that_dtc_takes(
         blobs.append(flatten(node))
         return blobs[0]
 
-    monkeypatch.setattr("hartwood.board.riscv_virt.flatten", remembered)
+    monkeypatch.setattr("hartwood.board.riscv.flatten", remembered)
     monkeypatch.setenv("HARTWOOD_CACHE", os.environ.get("HARTWOOD_CACHE", str(tmp_path / "code")))
     with RiscvVirt(kernel=written(tmp_path, image()), memory=16 << 20, harts=2, append="a b"):
         text = " ".join(source(blobs[0], oracle("dtc")).split())
@@ -271,17 +326,21 @@ class FakeBoard:
         self.harts: list[Any] = [Hart(self.memory) for _ in range(3)]
         self.did: list[Any] = []
         self.out, self.input = b"", b"typed"
+        self.states: Any = self
         self.sbi = Sbi(self)
 
-    def start(self, number: int, entry: int, opaque: int) -> int:
+    def start(self, number: int, entry: int, opaque: int) -> bool:
         self.did.append(("start", number, entry, opaque))
-        return ALREADY if number == 0 else SUCCESS
+        return number != 0
 
     def stop(self, number: int) -> None:
         self.did.append(("stop", number))
 
+    def suspend(self, number: int) -> None:
+        self.did.append(("suspend", number))
+
     def state(self, number: int) -> int:
-        return int(number > 0)
+        return number
 
     def end(self, reason: str) -> None:
         self.did.append(reason)
@@ -317,7 +376,7 @@ def test_base_tells_version_and_what_there_is(board: FakeBoard) -> None:
 
 def test_unknown_calls_are_not_supported(board: FakeBoard) -> None:
     for extension, function in ((0x999, 0), (0x54494D45, 1), (0x735049, 1), (0x52464E43, 3),
-                                (0x48534D, 3), (0x53525354, 1), (0x4442434E, 3)):  # fmt: skip
+                                (0x48534D, 4), (0x53525354, 1), (0x4442434E, 3)):  # fmt: skip
         assert board.call(extension, function)[0] == NOT_SUPPORTED
 
 
@@ -328,7 +387,8 @@ def test_the_timer_is_the_calling_harts(board: FakeBoard) -> None:
 
 def test_interrupts_and_fences_reach_the_harts_of_the_mask(board: FakeBoard) -> None:
     assert board.call(0x735049, 0, 0b11, 1)[0] == SUCCESS
-    assert [hart.did for hart in board.harts] == [[], [("post", 1)], [("post", 1)]]
+    # The second is stopped, as `state` says.
+    assert [hart.did for hart in board.harts] == [[], [], [("post", 1)]]
     assert board.call(0x52464E43, 1, 0, U64, 0, U64)[0] == SUCCESS
     assert [hart.did[-1] for hart in board.harts] == ["local", "remote", "remote"]
     assert board.call(0x735049, 0, 0b1000, 0)[0] == INVALID
@@ -336,21 +396,33 @@ def test_interrupts_and_fences_reach_the_harts_of_the_mask(board: FakeBoard) -> 
 
 
 def test_harts_start_stop_and_tell(board: FakeBoard) -> None:
-    assert board.call(0x48534D, 0, 2, 0x8000, 5) == (SUCCESS, 0)
-    assert board.call(0x48534D, 0, 0, 0x8000, 5)[0] == ALREADY
-    assert board.call(0x48534D, 0, 3, 0x8000, 5)[0] == INVALID
+    assert board.call(0x48534D, 0, 2, 0x1000, 5) == (SUCCESS, 0)
+    assert board.call(0x48534D, 0, 0, 0x1000, 5)[0] == ALREADY
+    assert board.call(0x48534D, 0, 3, 0x1000, 5)[0] == INVALID
+    assert board.call(0x48534D, 0, 2, 0x8000, 5)[0] == BAD_ADDRESS
     assert [board.call(0x48534D, 2, n) for n in (0, 1)] == [(SUCCESS, 0), (SUCCESS, 1)]
     assert board.call(0x48534D, 2, 9)[0] == INVALID
-    assert board.call(0x48534D, 1)[0] == SUCCESS
-    assert board.did[0] == ("start", 2, 0x8000, 5)
+    board.call(0x48534D, 1)
+    assert board.did[0] == ("start", 2, 0x1000, 5)
     assert board.did[-1] == ("stop", 0)
 
 
+def test_a_hart_is_suspended_and_keeps_its_registers(board: FakeBoard) -> None:
+    assert board.call(0x48534D, 3, 0) == (SUCCESS, 0)
+    assert board.did == [("suspend", 0)]
+    assert board.call(0x48534D, 3, 0x9000_0000)[0] == NOT_SUPPORTED
+    assert board.call(0x48534D, 3, 0x8000_0000, 0x8000)[0] == BAD_ADDRESS
+    assert board.call(0x48534D, 3, 5)[0] == INVALID
+    assert len(board.did) == 1
+
+
 def test_the_machine_ends_as_it_is_told(board: FakeBoard) -> None:
-    for kind, why in ((0, 0), (0, 1), (1, 0), (2, 0)):
-        assert board.call(0x53525354, 0, kind, why)[0] == SUCCESS
-    assert board.did == ["poweroff", "fail 1", "reset", "reset"]
+    for kind, why in ((0, 0), (0, 1), (1, 0), (2, 0), (2, 1)):
+        board.call(0x53525354, 0, kind, why)
+    assert board.did == ["poweroff", "fail 1", "reset", "reset", "fail 1"]
     assert board.call(0x53525354, 0, 7, 0)[0] == INVALID
+    assert board.call(0x53525354, 0, 0, 2)[0] == INVALID
+    assert board.call(0x53525354, 0, 0xF000_0001, 0)[0] == NOT_SUPPORTED
 
 
 def test_the_debug_console_moves_bytes(board: FakeBoard) -> None:

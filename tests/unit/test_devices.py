@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
+from threading import Event, Thread
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -77,12 +79,58 @@ class TestEveryDevice:
         wrong: list[dict[str, object]] = [{**before, "more": 1}, {"other": 0}]
         for name, value in before.items():
             wrong.append({**before, name: "text"})
+            if type(value) is int:
+                wrong += [{**before, name: -1}, {**before, name: 1 << 100}, {**before, name: True}]
+            if isinstance(value, bytearray):
+                wrong += [{**before, name: bytearray(1 << 20)}, {**before, name: b""}]
             if isinstance(value, list):
+                wrong += [{**before, name: [each, *value[1:]]} for each in (-1, 1 << 33, True)]
                 wrong += [{**before, name: value[:-1]}, {**before, name: [*value[:-1], "x"]}]
         for state in wrong:
             with pytest.raises(DeviceError):
                 device.load(state)
         assert device.save() == before
+
+    def test_numbers_of_the_state_have_limits(self, kind: type[Device]) -> None:
+        """The largest of each is taken, one more is not."""
+        device = kind()
+        for name, most in device._state().items():
+            value: Any = device.save()[name]
+            if type(value) is int or isinstance(value, list):
+                assert most > 0, name
+                for number in (most, most + 1):
+                    new = number if not isinstance(value, list) else [number] * len(value)
+                    if number == most:
+                        device.load({**device.save(), name: new})
+                    else:
+                        with pytest.raises(DeviceError, match=name):
+                            device.load({**device.save(), name: new})
+                assert device.save()[name] == (
+                    [most] * len(value) if isinstance(value, list) else most
+                )
+
+    def test_it_has_a_node(self, kind: type[Device]) -> None:
+        assert kind.node.replace("_", "").isalnum()
+        assert "reg" not in kind.properties
+
+    def test_harts_access_it_one_at_a_time(self, kind: type[Device]) -> None:
+        """From several threads at once: it answers, and its state is one that it can have."""
+        device = kind()
+        errors: list[BaseException] = []
+
+        def accesses(seed: int) -> None:
+            try:
+                traffic(device, Random(seed), 400)
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [Thread(target=accesses, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert errors == []
+        kind().load(device.save())
 
 
 # The serial port.
@@ -197,6 +245,63 @@ def test_scratch_and_line_control_are_what_was_written() -> None:
     assert (port.get(7), port.get(3)) == (0x5A, 0x1B)
 
 
+def test_no_interrupt_is_lost_between_threads() -> None:
+    """One thread feeds while another reads and masks: at rest the wire says what is there."""
+    for _ in range(20):
+        port, over = Port(), Event()
+        port.put(1, 1)
+
+        def feeds(port: Port = port, over: Event = over) -> None:
+            for _ in range(300):
+                port.uart.feed(b"x")
+            over.set()
+
+        feeder = Thread(target=feeds)
+        feeder.start()
+        read = 0
+        while not over.is_set():
+            port.put(1, 0)
+            if port.get(5) & 1:
+                port.get(0)
+                read += 1
+            port.put(1, 1)
+        feeder.join()
+        assert port.raised() == (read < 300)
+        while port.raised():
+            port.get(0)
+            read += 1
+        assert read == 300
+
+
+def test_a_slow_reader_does_not_keep_the_registers() -> None:
+    """While `tx` waits, input arrives and another hart reads."""
+    port, entered, leave = Port(), Event(), Event()
+
+    def slow(data: bytes) -> None:
+        entered.set()
+        assert leave.wait(30)
+
+    port.uart.tx = slow
+    sender = Thread(target=port.put, args=(0, 65))
+    sender.start()
+    assert entered.wait(30)
+    reader = Thread(target=port.uart.feed, args=(b"in",))
+    reader.start()
+    reader.join(30)
+    assert port.get(5) & 1
+    leave.set()
+    sender.join()
+
+
+def test_firmware_takes_what_arrived_and_the_wire_falls() -> None:
+    port = Port()
+    port.put(1, 1)
+    port.uart.feed(b"abc")
+    assert port.uart.take(2) == b"ab"
+    assert port.raised()
+    assert (port.uart.take(9), port.raised()) == (b"c", False)
+
+
 def test_input_is_bounded() -> None:
     port = Port()
     for _ in range(200):
@@ -294,9 +399,74 @@ def test_what_is_not_above_the_threshold_waits() -> None:
     wires.threshold(2, 3)
     wires.plic.line(9)(True)
     assert not wires.out[2]
-    assert wires.claim(2) == 0
     wires.threshold(2, 2)
     assert wires.out[2]
+
+
+def test_who_asks_gets_what_is_pending_whatever_the_threshold() -> None:
+    """A hart may poll with all notifications off (chapter 9)."""
+    wires = Wires()
+    wires.priority(9, 1)
+    wires.enable(0, 9)
+    wires.threshold(0, 7)
+    wires.plic.line(9)(True)
+    assert not wires.out[0]
+    assert wires.claim(0) == 9
+
+
+def test_completion_of_what_is_not_enabled_here_is_ignored() -> None:
+    """Chapter 10; nor has it to be the context that claimed."""
+    wires = Wires()
+    wires.priority(10, 1)
+    wires.enable(1, 10)
+    wires.plic.line(10)(True)
+    assert wires.claim(1) == 10
+    wires.complete(0, 10)
+    assert wires.claim(1) == 0
+    wires.plic.write(0x2080, 4, 0)
+    wires.complete(1, 10)
+    wires.enable(1, 10)
+    assert wires.claim(1) == 0  # it was masked while it was served, as Linux must not do
+    wires.enable(3, 10)
+    wires.complete(3, 10)
+    assert wires.claim(1) == 10
+
+
+def test_each_request_is_served_once_by_several_harts() -> None:
+    """Four threads claim and complete while a fifth raises: each pulse is one claim, and in the
+    end the outputs are what the registers say."""
+    wires, over, wrong = Wires(), Event(), list[str]()
+    serving, claims = [0] * SOURCES, [0] * 4
+    for source in (5, 40, 70):
+        wires.priority(source, 1)
+        for context in range(4):
+            wires.enable(context, source)
+
+    def serves(context: int) -> None:
+        while not over.is_set():
+            source = wires.claim(context)
+            if source:
+                serving[source] += 1
+                if serving[source] != 1:
+                    wrong.append(f"{source} is served twice at once")
+                claims[context] += 1
+                serving[source] -= 1
+                wires.complete(context, source)
+
+    threads = [Thread(target=serves, args=(context,)) for context in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(2000):
+        wires.plic.line((5, 40, 70)[number % 3])(bool(number // 3 % 2))
+    for source in (5, 40, 70):
+        wires.plic.line(source)(False)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert sum(claims) > 0
+    assert wires.plic.served == 0
+    assert wires.out == [False] * 4
 
 
 def test_priority_zero_is_never() -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
+from hartwood.dev.device import Property
 from hartwood.errors import Error
 
-#: A property: nothing, text, several texts, or cells of 32 bits.
-Value = None | str | list[str] | int | tuple[int, ...]
 _BEGIN, _END, _PROPERTY, _FINISH = 1, 2, 3, 9
 _MAGIC, _VERSION, _OLDEST, _HEADER = 0xD00DFEED, 17, 16, 40
 
@@ -16,16 +15,18 @@ _MAGIC, _VERSION, _OLDEST, _HEADER = 0xD00DFEED, 17, 16, 40
 class TreeError(Error):
     """A name or a value that a device tree cannot hold."""
 
+    exit_status = 2
+
 
 @dataclass
 class Node:
     """A node: its name with the unit address, properties, children."""
 
     name: str
-    properties: dict[str, Value] = field(default_factory=dict)
+    properties: dict[str, Property] = field(default_factory=dict)
     children: list[Node] = field(default_factory=list)
 
-    def add(self, name: str, **properties: Value) -> Node:
+    def add(self, name: str, **properties: Property) -> Node:
         """A child; properties that are no Python names go in by `properties` afterwards."""
         child = Node(name, dict(properties))
         self.children.append(child)
@@ -37,12 +38,18 @@ def wide(*numbers: int) -> tuple[int, ...]:
     return tuple(half for number in numbers for half in (number >> 32, number & 0xFFFF_FFFF))
 
 
-def _encoded(name: str, value: Value) -> bytes:
+def _encoded(name: str, value: Property) -> bytes:
     if value is None:
         return b""
     if isinstance(value, str | list):
         texts = [value] if isinstance(value, str) else value
-        return b"".join(text.encode() + b"\0" for text in texts)
+        try:
+            encoded = [text.encode() for text in texts]
+        except UnicodeEncodeError:
+            raise TreeError(f"{name}: this is not text in UTF-8: {texts!a:.60}") from None
+        if any(b"\0" in text for text in encoded):
+            raise TreeError(f"{name}: text with a zero byte: {texts!a:.60}")
+        return b"".join(text + b"\0" for text in encoded)
     cells = value if isinstance(value, tuple) else (value,)
     try:
         return struct.pack(f">{len(cells)}I", *cells)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from hartwood.board.harts import STOPPED, Harts
 from hartwood.errors import MemoryFault
 from hartwood.machine import Processor
 
@@ -18,7 +19,14 @@ BASE, TIME, IPI, RFENCE, HSM, RESET, CONSOLE = (
 )  # fmt: skip
 _OLD_PUT, _OLD_GET = 1, 2
 EXTENSIONS = frozenset((BASE, TIME, IPI, RFENCE, HSM, RESET, CONSOLE, _OLD_PUT, _OLD_GET))
-SUCCESS, FAILED, NOT_SUPPORTED, INVALID, ALREADY = 0, -1, -2, -3, -6
+SUCCESS, FAILED, NOT_SUPPORTED, INVALID, BAD_ADDRESS, ALREADY = 0, -1, -2, -3, -5, -6
+#: Error and value of a call; None where the hart does not return from it.
+Result = tuple[int, int] | None
+#: Types of suspension (9.4): those of the specification, which keep registers or do not.
+_RETENTIVE, _NON_RETENTIVE = 0, 0x8000_0000
+#: Reset types and reasons of a vendor's own begin here (10, tables 11 and 12).
+_OWN_TYPES = 0xF000_0000
+_PLATFORM = range(0x1000_0000, 0x8000_0000)
 _ALL = (1 << 64) - 1
 #: Bytes that one call of the console moves at most.
 _MOST = 1 << 16
@@ -28,18 +36,7 @@ class Host(Protocol):
     """What the firmware needs of the board."""
 
     harts: list[Processor]
-
-    def start(self, number: int, entry: int, opaque: int) -> int:
-        """Start a hart; an SBI error."""
-        ...
-
-    def stop(self, number: int) -> None:
-        """The hart that calls stops."""
-        ...
-
-    def state(self, number: int) -> int:
-        """0 where a hart runs, 1 where it is stopped (9.4)."""
-        ...
+    states: Harts
 
     def end(self, reason: str) -> None:
         """The machine ends."""
@@ -59,7 +56,7 @@ class Sbi:
 
     def __init__(self, board: Host) -> None:
         self._board = board
-        self._calls: dict[int, Callable[[Processor, int, list[int]], tuple[int, int]]] = {
+        self._calls: dict[int, Callable[[Processor, int, list[int]], Result]] = {
             BASE: self._base,
             TIME: self._time,
             IPI: self._ipi,
@@ -81,8 +78,9 @@ class Sbi:
             hart.a0 = data[0] if data else _ALL
         else:
             call = self._calls.get(extension, self._unknown)
-            error, value = call(hart, function, arguments)
-            hart.a0, hart.a1 = error & _ALL, value & _ALL
+            result = call(hart, function, arguments)
+            if result is not None:
+                hart.a0, hart.a1 = result[0] & _ALL, result[1] & _ALL
 
     def _unknown(self, hart: Processor, function: int, a: list[int]) -> tuple[int, int]:
         return NOT_SUPPORTED, 0
@@ -110,17 +108,18 @@ class Sbi:
         return [harts[number] for number in wanted]
 
     def _ipi(self, hart: Processor, function: int, a: list[int]) -> tuple[int, int]:
-        harts = self._named(a[0], a[1])
         if function:
             return NOT_SUPPORTED, 0
+        harts = self._named(a[0], a[1])
         for other in harts or ():
-            other.post(1)
+            if self._board.states.state(self._board.harts.index(other)) != STOPPED:
+                other.post(1)
         return (INVALID if harts is None else SUCCESS), 0
 
     def _fence(self, hart: Processor, function: int, a: list[int]) -> tuple[int, int]:
-        harts = self._named(a[0], a[1])
         if function > 2:  # there is no hypervisor
             return NOT_SUPPORTED, 0
+        harts = self._named(a[0], a[1])
         for other in harts or ():
             if other is hart:
                 other.flush_local()
@@ -128,28 +127,54 @@ class Sbi:
                 other.flush_remote()
         return (INVALID if harts is None else SUCCESS), 0
 
-    def _hsm(self, hart: Processor, function: int, a: list[int]) -> tuple[int, int]:
-        board = self._board
+    def _hsm(self, hart: Processor, function: int, a: list[int]) -> Result:
+        harts, states = self._board.harts, self._board.states
         if function == 1:
-            board.stop(board.harts.index(hart))
-            return SUCCESS, 0
+            states.stop(harts.index(hart))
+            return None
+        if function == 3:
+            return self._suspend(hart, a[0] & 0xFFFF_FFFF, a[1], a[2])
         if function not in (0, 2):
             return NOT_SUPPORTED, 0
-        if a[0] >= len(board.harts):
+        if a[0] >= len(harts):
             return INVALID, 0
         if function == 2:
-            return SUCCESS, board.state(a[0])
-        return board.start(a[0], a[1], a[2]), 0
+            return SUCCESS, states.state(a[0])
+        if not self._in_memory(hart, a[1]):
+            return BAD_ADDRESS, 0
+        return (SUCCESS if states.start(a[0], a[1], a[2]) else ALREADY), 0
 
-    def _reset(self, hart: Processor, function: int, a: list[int]) -> tuple[int, int]:
+    def _suspend(self, hart: Processor, kind: int, resume: int, opaque: int) -> Result:
+        """Any interrupt ends it; one that is over before it began is an early one (9.4)."""
+        number = self._board.harts.index(hart)
+        if kind not in (_RETENTIVE, _NON_RETENTIVE):
+            platform = kind & ~_NON_RETENTIVE in _PLATFORM
+            return (NOT_SUPPORTED if platform else INVALID), 0
+        if kind == _NON_RETENTIVE and not self._in_memory(hart, resume):
+            return BAD_ADDRESS, 0
+        self._board.states.suspend(number)
+        if kind == _RETENTIVE:
+            return SUCCESS, 0
+        hart.enter_supervisor(resume, number, opaque)
+        return None
+
+    @staticmethod
+    def _in_memory(hart: Processor, at: int) -> bool:
+        try:
+            hart.bus.ram.find(at, 2)
+        except MemoryFault:
+            return False
+        return True
+
+    def _reset(self, hart: Processor, function: int, a: list[int]) -> Result:
+        """A reason that tells of a failure makes one of whatever was asked for (10.1)."""
         kind, why = a[0] & 0xFFFF_FFFF, a[1] & 0xFFFF_FFFF
-        if function or kind > 2:
-            return (INVALID if not function else NOT_SUPPORTED), 0
-        if kind == 0:
-            self._board.end("poweroff" if why == 0 else f"fail {why}")
-        else:
-            self._board.end("reset")
-        return SUCCESS, 0
+        if function or kind >= _OWN_TYPES or why >= _OWN_TYPES:
+            return NOT_SUPPORTED, 0
+        if kind > 2 or why > 1:
+            return INVALID, 0
+        self._board.end(f"fail {why}" if why else ("reset" if kind else "poweroff"))
+        return None
 
     def _console(self, hart: Processor, function: int, a: list[int]) -> tuple[int, int]:
         if function == 2:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hartwood.dev.device import Device, host, reg
+from hartwood.dev.device import Device, Property, host, reg
 
 _PASS, _FAIL, _RESET = 0x5555, 0x3333, 0x7777
 
@@ -17,6 +17,10 @@ class Finisher(Device):
 
     compatible: ClassVar[str] = "sifive,test1"
     size: ClassVar[int] = 0x1000
+    node: ClassVar[str] = "test"
+    properties: ClassVar[Mapping[str, Property]] = {
+        "compatible": [compatible, "sifive,test0", "syscon"]
+    }
     ended: Callable[[str], None] = host()
 
     @reg(0)

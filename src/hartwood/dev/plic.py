@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar
 
-from hartwood.dev.device import Device, Line
+from hartwood.dev.device import Device, Line, Property, state
 
 #: Interrupt sources, of which 0 is none, and contexts: two a hart, M and S.
 SOURCES, CONTEXTS = 96, 16
 _PENDING, _ENABLE, _CONTEXT = 0x1000, 0x2000, 0x20_0000
-_WORDS = SOURCES // 32
+_WORDS, _ALL = SOURCES // 32, (1 << SOURCES) - 2
 
 
 @dataclass
@@ -20,17 +20,21 @@ class Plic(Device):
 
     compatible: ClassVar[str] = "riscv,plic0"
     size: ClassVar[int] = 0x60_0000
-    outputs: dict[int, Line] = field(default_factory=dict, metadata={"host": True}, repr=False)
-    lock: threading.RLock = field(
-        default_factory=threading.RLock, metadata={"host": True}, repr=False, compare=False
-    )
-    priority: list[int] = field(default_factory=lambda: [0] * SOURCES)
-    enable: list[int] = field(default_factory=lambda: [0] * (CONTEXTS * _WORDS))
-    threshold: list[int] = field(default_factory=lambda: [0] * CONTEXTS)
+    node: ClassVar[str] = "plic"
+    properties: ClassVar[Mapping[str, Property]] = {
+        "compatible": ["sifive,plic-1.0.0", compatible],
+        "#interrupt-cells": 1, "#address-cells": 0, "interrupt-controller": None,
+        "riscv,ndev": SOURCES - 1,
+    }  # fmt: skip
+    #: External interrupts of M and S: contexts 0 and 1 are those of hart 0, and so on.
+    hart_interrupts: ClassVar[tuple[int, ...]] = (11, 9)
+    priority: list[int] = state(most=7, count=SOURCES)
+    enable: list[int] = state(most=0xFFFF_FFFF, count=CONTEXTS * _WORDS)
+    threshold: list[int] = state(most=7, count=CONTEXTS)
     #: Bit masks of sources: what their wires say, what is latched, what is being served.
-    levels: int = 0
-    pending: int = 0
-    served: int = 0
+    levels: int = state(most=_ALL)
+    pending: int = state(most=_ALL)
+    served: int = state(most=_ALL)
 
     def line(self, source: int) -> Line:
         """The wire of a source."""
@@ -49,13 +53,17 @@ class Plic(Device):
         self.pending |= self.levels & ~self.served
         self.pending &= self.levels | self.served
 
-    def _best(self, context: int) -> int:
-        """The source to be claimed: the highest priority, then the lowest number."""
+    def _enabled(self, context: int) -> int:
         words = self.enable[context * _WORDS : (context + 1) * _WORDS]
-        enabled = sum(word << 32 * index for index, word in enumerate(words))
-        ready, best, above = self.pending & ~self.served & enabled, 0, self.threshold[context]
-        for source in range(1, SOURCES):
-            if ready >> source & 1 and self.priority[source] > above:
+        return sum(word << 32 * index for index, word in enumerate(words))
+
+    def _best(self, context: int, above: int) -> int:
+        """The source of the highest priority `above` that, of equal ones the lowest number."""
+        ready, best = self.pending & ~self.served & self._enabled(context), 0
+        while ready:
+            source = (ready & -ready).bit_length() - 1
+            ready &= ready - 1
+            if self.priority[source] > above:
                 best, above = source, self.priority[source]
         return best
 
@@ -63,7 +71,7 @@ class Plic(Device):
         """See `Device.settle`."""
         with self.lock:
             for context, output in self.outputs.items():
-                output(self._best(context) != 0)
+                output(self._best(context, self.threshold[context]) != 0)
 
     def read(self, offset: int, width: int) -> int:
         """A load; registers are words (chapter 3)."""
@@ -83,9 +91,10 @@ class Plic(Device):
         return 0
 
     def _claim(self, context: int, which: int) -> int:
+        """Whatever the threshold: it keeps interrupts away, not who asks (chapter 9)."""
         if which != 4:
             return 0
-        source = self._best(context)
+        source = self._best(context, 0)
         if source:
             self.served |= 1 << source
             self.pending &= ~(1 << source)
@@ -112,7 +121,8 @@ class Plic(Device):
                 self.enable[slot] = value & (0xFFFF_FFFE if slot % _WORDS == 0 else 0xFFFF_FFFF)
             elif 0 <= context < CONTEXTS and which == 0:
                 self.threshold[context] = value & 7
-            elif 0 <= context < CONTEXTS and which == 4 and 0 < value < SOURCES:
-                self.served &= ~(1 << value)
+            elif 0 <= context < CONTEXTS and which == 4:
+                # What is not enabled here is ignored without a word (chapter 10).
+                self.served &= ~(1 << min(value, SOURCES) & self._enabled(context))
                 self._latch()
             self.settle()

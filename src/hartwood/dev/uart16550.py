@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from hartwood.dev.device import Device, Line, Sink, host, reg
+from hartwood.dev.device import Device, Property, Sink, host, reg, state, waiting
 
 _READY, _IDLE = 0x01, 0x60
 _RX, _TX = 0x01, 0x02  # interrupt enable bits
@@ -35,37 +35,64 @@ class Uart16550(Device):
 
     compatible: ClassVar[str] = "ns16550a"
     size: ClassVar[int] = 0x100
-    irq: Line = host()
+    node: ClassVar[str] = "serial"
+    #: The divisor's input (table III): Linux wants to know, though bytes take no time here.
+    properties: ClassVar[Mapping[str, Property]] = {"clock-frequency": 3_686_400}
     tx: Sink = host()
-    ier: int = 0
-    lcr: int = 0
-    mcr: int = 0
-    scr: int = 0
-    fcr: int = 0
-    dll: int = 0
-    dlm: int = 0
+    ier: int = state(most=0x0F)
+    lcr: int = state(most=0xFF)
+    mcr: int = state(most=0x1F)
+    scr: int = state(most=0xFF)
+    fcr: int = state(most=0xC9)
+    dll: int = state(most=0xFF)
+    dlm: int = state(most=0xFF)
     #: The transmitter ran empty and nobody was told yet.
     empty: bool = False
-    rx: bytearray = field(default_factory=bytearray)
+    rx: bytearray = waiting(_ROOM)
+    #: Bytes that arrived since it was made, for whoever wants to know whether somebody is there.
+    received: int = field(default=0, metadata={"host": True}, repr=False, compare=False)
     watchers: list[Watcher] = field(
         default_factory=list, metadata={"host": True}, repr=False, compare=False
     )
+    _leaving: bytearray = field(
+        default_factory=bytearray, metadata={"host": True}, repr=False, compare=False
+    )
 
     def feed(self, data: bytes) -> None:
-        """Bytes arrive."""
-        self.rx += data[: _ROOM - len(self.rx)]
-        self.settle()
+        """Bytes arrive; from any thread."""
+        with self.lock:
+            self.rx += data[: _ROOM - len(self.rx)]
+            self.received += len(data)
+            self.settle()
+
+    def take(self, most: int) -> bytes:
+        """What arrived and was not read, at most so many bytes, for firmware to read."""
+        with self.lock:
+            data = bytes(self.rx[:most])
+            del self.rx[:most]
+            self.settle()
+        return data
 
     def send(self, data: bytes) -> None:
-        """Bytes leave."""
-        for watcher in self.watchers:
-            watcher.take(data)
+        """Bytes leave. `tx` may take its time: nobody waits for the registers meanwhile."""
+        with self.lock:
+            for watcher in self.watchers:
+                watcher.take(data)
         self.tx(data)
+
+    def write(self, offset: int, width: int, value: int) -> None:
+        """See `Device.write`."""
+        with self.lock:
+            super().write(offset, width, value)
+            data, self._leaving[:] = bytes(self._leaving), b""
+        if data:
+            self.send(data)
 
     def saw(self, text: bytes) -> Callable[[], bool]:
         """A condition for `run(until=...)`: `text` was sent, from now on."""
         watcher = Watcher(text)
-        self.watchers.append(watcher)
+        with self.lock:
+            self.watchers.append(watcher)
         return lambda: watcher.found
 
     def settle(self) -> None:
@@ -96,9 +123,10 @@ class Uart16550(Device):
         if self.lcr & _DLAB:
             self.dll = value
         elif self.mcr & _LOOP:
-            self.feed(bytes([value]))
+            self.rx += bytes([value])[: _ROOM - len(self.rx)]
+            self.settle()
         else:
-            self.send(bytes([value]))
+            self._leaving.append(value)
             self.empty = True
             self.settle()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hartwood.bits.ints import Int, Trap
 from hartwood.errors import Error, MemoryFault
 from hartwood.isa.riscv.regs import F_NAMES, X_NAMES
-from hartwood.isa.riscv.system import ADUE, CBCFE, CBIE, CBZE, FS, MACHINE, PBMTE, SD, STCE
+from hartwood.isa.riscv.system import ADUE, CBCFE, CBIE, CBZE, FS, MACHINE, PBMTE, SD, SIE, STCE
 from hartwood.jit import abi, sysabi
 from hartwood.jit.syscode import system_code
 from hartwood.machine.floating import flags_of, mxcsr_of
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _U64 = (1 << 64) - 1
 #: Instructions between two looks at what Python was asked for: some milliseconds.
 SLICE = 2_000_000
+#: Ticks of guest time a second.
+FREQUENCY = sysabi.FREQUENCY
 #: Instructions that may run past a budget: those of a page without a jump.
 _OVERRUN = 2100
 _NUMBERS = {
@@ -206,6 +208,7 @@ class Processor:
         memory open, counters, timer and cache operations allowed."""
         state = self.state
         state.mode, state.satp = 1, 0
+        state.mstatus &= ~SIE
         state.medeleg, state.mideleg = 0xB1FF, 0x222
         state.mcounteren = state.scounteren = 7
         state.menvcfg = ADUE | STCE | CBZE | CBCFE | CBIE & 1 << 4 | PBMTE
@@ -235,6 +238,12 @@ class Processor:
         the thread that runs this hart."""
         self.state.stimecmp = when & _U64
         self.state.attention = 1
+
+    def wait(self) -> None:
+        """Wait for an interrupt that is enabled in mie, or for `request_stop`, as WFI does. For
+        the thread that runs this hart."""
+        if not self.mip & self.mie:
+            self._sleep(None)
 
     def flush_local(self) -> None:
         """Make this hart forget its translations. For the thread that runs it."""
