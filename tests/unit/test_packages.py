@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import os
+import shlex
 import shutil
 import stat
 import subprocess
@@ -15,40 +15,9 @@ import pytest
 
 from hartwood.guests import GUESTS, GuestError, catalog, fetch, location, packages
 from hartwood.guests.packages import Apt, machine_mirror, unpack
+from unit.debian_archives import make_package, member
 
 Oracle = Callable[[str], str]
-
-
-def make_package(folder: Path, members: list[tarfile.TarInfo], content: bytes = b"text") -> Path:
-    """A Debian archive (deb(5)) with these members, sound in all else."""
-
-    def tar(infos: list[tarfile.TarInfo]) -> bytes:
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-            for info in infos:
-                if info.isfile():
-                    info.size = len(content)
-                archive.addfile(info, io.BytesIO(content) if info.isfile() else None)
-        return buffer.getvalue()
-
-    parts = (
-        ("debian-binary", b"2.0\n"),
-        ("control.tar.gz", tar([])),
-        ("data.tar.gz", tar(members)),
-    )
-    made = b"!<arch>\n"
-    for name, data in parts:
-        made += f"{name:16}{0:<12}{0:<6}{0:<6}{'100644':8}{len(data):<10}`\n".encode()
-        made += data + b"\n" * (len(data) % 2)
-    path = folder / "made_1_all.deb"
-    path.write_bytes(made)
-    return path
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", mode: int = 0o644):
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.mode = kind, target, mode
-    return info
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +126,20 @@ def test_no_apt_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr(shutil, "which", lambda program: None)
     with pytest.raises(GuestError, match="apt-get is needed"):
         Apt.of_machine(tmp_path, suite="trixie", architecture="riscv64")
+
+
+def test_a_guest_says_what_it_consists_of_and_how_a_disk_is_booted(tmp_path: Path) -> None:
+    folder = tmp_path / "a b"
+    names = {name: [path.name for path in guest.paths(folder)] for name, guest in GUESTS.items()}
+    assert names["debian-riscv64"] == ["Image", "initrd"]
+    assert names["debian-riscv64-disk"] == ["Image", "initrd", "disk.img"]
+    assert GUESTS["riscv64-busybox"].paths(folder) == [folder]
+    words = shlex.split(GUESTS["debian-riscv64-disk"].command(folder))
+    assert words == [
+        "hartwood", "boot", "--kernel", f"{folder}/Image", "--initrd", f"{folder}/initrd",
+        "--disk", f"{folder}/disk.img,format=raw", "--append", "root=/dev/vda rw console=ttyS0",
+    ]  # fmt: skip
+    assert not GUESTS["debian-riscv64"].command(folder)
 
 
 def test_location_follows_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

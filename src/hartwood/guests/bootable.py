@@ -39,18 +39,29 @@ def make(apt: Apt, tree: Path, say: Callable[[str], None]) -> None:
     """Put `KERNEL` and `INITRD` into `tree`. `apt` has read its index. Raises `GuestError`."""
     with tempfile.TemporaryDirectory(dir=tree.parent, prefix="boot-") as work:
         say("fetching Debian's kernel")
-        package = _kernel_package(apt)
-        unpacked = Path(work) / "kernel"
-        unpack(_only(apt, package), unpacked)
-        images = sorted((unpacked / "boot").glob("vmlinu[xz]-*"))
-        if len(images) != 1:
-            raise GuestError(f"{package}: {len(images)} kernels in /boot, not one")
-        shutil.copyfile(images[0], tree / KERNEL)
+        kernel(apt, Path(work) / "kernel", tree / KERNEL)
         say("making the initial file system")
-        programs = Path(work) / "programs"
-        unpack(_only(apt, "busybox-static"), programs)
-        busybox = (programs / "usr/bin/busybox").read_bytes()
-        (tree / INITRD).write_bytes(initial(busybox))
+        (tree / INITRD).write_bytes(initial(busybox(apt, Path(work) / "programs")))
+
+
+def kernel(apt: Apt, work: Path, image: Path) -> Path:
+    """Copy Debian's kernel to `image` and return its directory of modules, within `work`.
+
+    Raises `GuestError`.
+    """
+    package = _kernel_package(apt)
+    unpack(_only(apt, package), work)
+    images = sorted((work / "boot").glob("vmlinu[xz]-*"))
+    if len(images) != 1:
+        raise GuestError(f"{package}: {len(images)} kernels in /boot, not one")
+    shutil.copyfile(images[0], image)
+    return work / "usr/lib/modules" / images[0].name.partition("-")[2]
+
+
+def busybox(apt: Apt, work: Path) -> bytes:
+    """Debian's static busybox, by way of `work`."""
+    unpack(_only(apt, "busybox-static"), work)
+    return (work / "usr/bin/busybox").read_bytes()
 
 
 def initial(busybox: bytes, init: str = INIT) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from hartwood.errors import Error
 
 SUITE = "trixie"  # the first Debian release with a riscv64 port
-KERNEL, INITRD = "Image", "initrd"  # what a bootable guest consists of
+KERNEL, INITRD, DISK = "Image", "initrd", "disk.img"  # what a bootable guest consists of
 LAYOUT = 1  # raise it when unpacking changes, so that old caches are made again
 STAMP = ".hartwood-guest.json"
 
@@ -28,7 +29,8 @@ class Guest:
 
     `packages` are asked for by name; with `dependencies` apt adds what they depend on. `path` is
     the file, relative to the directory, that a person wants ("." for the directory itself). With
-    `bootable` the directory gets a kernel and an initramfs instead (see `bootable`).
+    `bootable` the directory gets a kernel and an initramfs instead (see `bootable`), with `disk`
+    also an image that has the packages (see `disk`).
     """
 
     def __init__(
@@ -40,18 +42,31 @@ class Guest:
         path: str = ".",
         dependencies: bool = True,
         bootable: bool = False,
+        disk: bool = False,
     ) -> None:
         self.name = name
         self.summary = summary
         self.packages = tuple(packages.split())
         self.path = path
         self.dependencies = dependencies
-        self.bootable = bootable
+        self.bootable = bootable or disk
+        self.disk = disk
         self.architecture = next(part for part in name.split("-") if part in _ARCHITECTURES)
 
     def paths(self, path: Path) -> list[Path]:
-        """What to tell a person who fetched it to `path`: itself, or kernel and initramfs."""
-        return [path / KERNEL, path / INITRD] if self.bootable else [path]
+        """What to tell a person who fetched it to `path`: itself, or kernel, initramfs and disk."""
+        names = [KERNEL, INITRD, DISK] if self.disk else [KERNEL, INITRD] if self.bootable else [""]
+        return [path / name for name in names]
+
+    def command(self, path: Path) -> str:
+        """The words that boot it from `path` when they are not obvious: those for a disk."""
+        if not self.disk:
+            return ""
+        kernel, initrd, disk = (shlex.quote(str(each)) for each in self.paths(path))
+        return (
+            f"hartwood boot --kernel {kernel} --initrd {initrd} --disk {disk},format=raw "
+            '--append "root=/dev/vda rw console=ttyS0"'
+        )
 
 
 _ARCHITECTURES = ("riscv64", "amd64")
@@ -77,6 +92,12 @@ GUESTS = {
             "a directory to boot from: Debian's kernel (Image) and busybox in an initrd",
             "linux-image-riscv64 busybox-static",
             bootable=True,
+        ),
+        Guest(
+            "debian-riscv64-disk",
+            "Debian on a disk: sysvinit, login (root, no password), apt, python3, gcc",
+            "?essential apt gcc libc6-dev login passwd python3 sysvinit-core util-linux",
+            disk=True,
         ),
         Guest(
             "amd64-baseline",
@@ -133,10 +154,13 @@ def _make(directory: Path, guest: Guest, say: Callable[[str], None]) -> None:
         apt.update()
         tree = Path(work) / "tree"
         if guest.bootable:
-            from hartwood.guests import bootable
+            from hartwood.guests import bootable, disk
 
             tree.mkdir()
-            bootable.make(apt, tree, say)
+            if guest.disk:
+                disk.make(apt, guest.packages, tree, say)
+            else:
+                bootable.make(apt, tree, say)
         else:
             say(f"fetching the packages of {guest.name}")
             archives = apt.download(guest.packages, dependencies=guest.dependencies)

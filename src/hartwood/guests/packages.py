@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from hartwood.guests.catalog import GuestError
@@ -182,23 +183,36 @@ def unpack(archives: Iterable[Path], tree: Path) -> None:
         if not (tree / name).is_symlink():
             (tree / name).symlink_to(f"usr/{name}")
     for archive in archives:
-        command = ("dpkg-deb", "--fsys-tarfile", str(archive))
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            assert process.stderr is not None
-            try:
-                with tarfile.open(fileobj=process.stdout, mode="r|") as members:
-                    for member in members:
-                        _unpack_member(members, member, tree)
-                process.stdout.read()
-            except tarfile.TarError as error:
-                raise GuestError(f"{archive.name}: damaged package: {error}") from error
+        each_member(archive, "--fsys-tarfile", partial(_unpack_member, tree))
+
+
+def each_member(
+    archive: Path, part: str, take: Callable[[tarfile.TarFile, tarfile.TarInfo], None]
+) -> None:
+    """Give `take` every member of one part of a Debian archive, and what its content is read from.
+
+    `part` is dpkg-deb's word for it: `--fsys-tarfile`, the files, or `--ctrl-tarfile`. Raises
+    `GuestError` for a damaged archive.
+    """
+    command = ("dpkg-deb", part, str(archive))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as members:
+                for member in members:
+                    take(members, member)
+            process.stdout.read()
+        except (tarfile.TarError, ValueError, OverflowError) as error:  # of numbers in its headers
+            raise GuestError(f"{archive.name}: damaged package: {error}") from error
+        finally:
+            process.stdout.close()
             complaint = process.stderr.read().decode(errors="replace").strip()
-        if process.returncode:
-            raise GuestError(f"{archive.name}: {complaint}")
+    if process.returncode:
+        raise GuestError(f"{archive.name}: {complaint}")
 
 
-def _unpack_member(members: tarfile.TarFile, member: tarfile.TarInfo, tree: Path) -> None:
+def _unpack_member(tree: Path, members: tarfile.TarFile, member: tarfile.TarInfo) -> None:
     inside = PurePosixPath("/", member.name).relative_to("/")
     if ".." in inside.parts:
         raise GuestError(f"{member.name}: a package member that points outside of it")

@@ -117,7 +117,11 @@ def guests_fetch(
     ] = None,
     refresh: Annotated[bool, typer.Option("--refresh", help="fetch it even if it is here")] = False,
 ) -> None:
-    """Fetch a guest when it is not here yet, and print its path (a bootable one's two)."""
+    """Fetch a guest when it is not here yet, and print its path.
+
+    A bootable one has two, kernel and initrd; one with a disk has that too, and the last line is
+    the command that boots it.
+    """
     from hartwood.guests import GUESTS, fetch
 
     if name not in GUESTS:
@@ -125,7 +129,8 @@ def guests_fetch(
     console = Console(stderr=True)
     with console.status(f"{name}") as status:  # silent when standard error is no terminal
         path = fetch(name, directory, refresh=refresh, say=status.update)
-    for each in GUESTS[name].paths(path):
+    guest = GUESTS[name]
+    for each in [*guest.paths(path), *filter(None, [guest.command(path)])]:
         print(each)
 
 

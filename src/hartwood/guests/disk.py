@@ -1,0 +1,153 @@
+"""Debian on a virtio disk: an image whose packages the guest configures at its first boot.
+
+The host only unpacks: maintainer scripts are riscv64 programs that want root, and the guest has
+both. The initramfs mounts the disk, has the packages configured once, and starts its init.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from hartwood.guests import bootable, ext4
+from hartwood.guests.catalog import DISK, INITRD, KERNEL
+from hartwood.guests.initramfs import Initramfs
+from hartwood.guests.installed import install
+from hartwood.guests.modules import load_order
+from hartwood.guests.packages import Apt
+from hartwood.guests.tree import Tree
+
+SIZE = 1 << 30
+LIMIT = 900 << 20  # bytes of files on it
+MODULES = ("virtio_mmio", "virtio_blk", "crc32c_generic", "ext4")  # ext4 asks for crc32c by name
+#: The first boot prints these; the second when every package is configured.
+BEGUN, DONE = "hartwood: first boot, configuring Debian", "hartwood: Debian is configured"
+
+# What dpkg leaves out now and later; copyright files stay.
+_EXCLUDED = ("doc", "info", "lintian", "locale")
+_EXCLUDE = rf"^/usr/share/({'|'.join(_EXCLUDED)})/(?!.*/copyright$)"
+
+_INIT = """#!/bin/busybox sh
+export PATH=/bin
+/bin/busybox mkdir -p /proc /sys /dev /disk
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+root=/dev/vda
+for word in $(cat /proc/cmdline); do
+  case $word in root=*) root=${word#root=} ;; esac
+done
+for module in /modules/*; do insmod "$module"; done
+tries=0
+until [ -b "$root" ] || [ $tries -eq 100 ]; do tries=$((tries + 1)); usleep 100000; done
+if ! mount -t ext4 "$root" /disk; then
+  echo "hartwood: cannot mount $root; give the disk with --disk"
+  poweroff -f
+fi
+for place in proc sys dev; do mount -o move /$place /disk/$place; done
+if [ -e /disk/var/lib/hartwood/first-boot ]; then
+  chroot /disk /bin/sh /var/lib/hartwood/first-boot || {
+    echo "hartwood: the first boot failed; this is a shell on the disk"
+    setsid cttyhack chroot /disk /bin/sh
+  }
+fi
+exec switch_root /disk /sbin/init
+"""
+
+# dpkg runs a package's preinst before it unpacks, which the host cannot. Left out are those that do
+# nothing for a new system but take a while: questions about upgrades, by way of debconf and perl,
+# and diversions of translated manual pages. What asks debconf only when it is there is configured
+# before it is.
+_FIRST_BOOT = f"""\
+set -e
+echo "{BEGUN}"
+export PATH=/usr/sbin:/usr/bin HOME=/root LC_ALL=C
+export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true
+mount -t tmpfs tmpfs /run
+debconf=/usr/share/debconf/confmodule
+[ ! -e $debconf ] || mv $debconf $debconf.later
+cd /var/lib/dpkg/info
+for script in *.preinst; do
+  package=${{script%.preinst}}
+  case ${{package%:*}} in libc6|libpam-modules|sysvinit-core) continue ;; esac
+  DPKG_MAINTSCRIPT_PACKAGE=${{package%:*}} DPKG_MAINTSCRIPT_NAME=preinst DPKG_ROOT= \
+    DPKG_MAINTSCRIPT_ARCH=@ARCHITECTURE@ DPKG_ADMINDIR=/var/lib/dpkg "./$script" install
+done
+cd /
+dpkg --force-unsafe-io --force-depends --configure base-passwd libc6 2>/dev/null || true
+mv $debconf.later $debconf
+dpkg --force-unsafe-io --configure -a
+passwd --delete --quiet root
+rm -r /var/lib/hartwood
+umount /run
+sync
+echo "{DONE}"
+"""
+
+_INITTAB = """\
+id:2:initdefault:
+si::sysinit:/etc/init.d/rcS
+~~:S:wait:/sbin/sulogin --force
+l0:0:wait:/etc/init.d/rc 0
+l1:1:wait:/etc/init.d/rc 1
+l2:2:wait:/etc/init.d/rc 2
+l6:6:wait:/etc/init.d/rc 6
+T0:2:respawn:/sbin/agetty --local-line ttyS0 115200 linux
+"""
+
+_FILES = {
+    "etc/inittab": _INITTAB,
+    "etc/fstab": "/dev/vda / ext4 rw,relatime 0 0\n",
+    "etc/hostname": "debian\n",
+    "etc/hosts": "127.0.0.1 localhost debian\n::1 localhost\n",
+    "etc/dpkg/dpkg.cfg.d/hartwood": "".join(
+        [f"path-exclude=/usr/share/{name}/*\n" for name in _EXCLUDED]
+        + ["path-include=/usr/share/doc/*/copyright\n"]
+    ),
+}
+
+
+def make(apt: Apt, packages: tuple[str, ...], folder: Path, say: Callable[[str], None]) -> None:
+    """Put `KERNEL`, `INITRD` and `DISK` into `folder`. `apt` has read its index.
+
+    Raises `GuestError`.
+    """
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="disk-") as work:
+        say("fetching Debian's packages")
+        archives = apt.download(packages)
+        say("fetching Debian's kernel")
+        modules = load_order(bootable.kernel(apt, Path(work) / "kernel", folder / KERNEL), MODULES)
+        busybox = bootable.busybox(apt, Path(work) / "programs")
+        (folder / INITRD).write_bytes(initial(busybox, modules))
+        say(f"unpacking {len(archives)} packages to a disk")
+        with (Path(work) / "files").open("w+b") as store, (folder / DISK).open("w+b") as image:
+            tree = Tree(store, limit=LIMIT)
+            install(archives, tree, architecture=apt.architecture, exclude=_EXCLUDE)
+            complete(tree, apt.architecture)
+            names = "".join(archive.name for archive in archives)
+            identity = hashlib.sha256(names.encode()).digest()[:16]
+            ext4.write(image, tree, SIZE, label="debian", uuid=identity)
+
+
+def complete(tree: Tree, architecture: str) -> None:
+    """Add what makes packages a system: its few settings, and what it does at its first boot."""
+    for path, text in _FILES.items():
+        tree.file(path, text.encode())
+    script = _FIRST_BOOT.replace("@ARCHITECTURE@", architecture)
+    tree.file("var/lib/hartwood/first-boot", script.encode(), 0o755)
+
+
+def initial(busybox: bytes, modules: dict[str, bytes]) -> bytes:
+    """The initramfs: busybox, `modules` in their order, and the init that uses both."""
+    made = Initramfs()
+    for path in ("bin", "dev", "modules"):
+        made.directory(path)
+    made.device("dev/console", 5, 1)
+    made.file("bin/busybox", busybox, 0o755)
+    made.file("init", _INIT.encode(), 0o755)
+    for number, (name, module) in enumerate(modules.items()):
+        made.file(f"modules/{number:02}-{name}.ko", module)
+    return made.archive()
