@@ -126,3 +126,7 @@ class Net(Protocol):
     def resume(self) -> None:
         """The guest has buffers again; does not wait."""
         ...
+
+    def close(self) -> None:
+        """Nothing more will be sent, and all that is under way ends."""
+        ...

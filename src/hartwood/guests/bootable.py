@@ -5,15 +5,18 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hartwood.guests.catalog import INITRD, KERNEL, GuestError
 from hartwood.guests.initramfs import Initramfs
+from hartwood.guests.modules import load_order
 from hartwood.guests.packages import Apt, unpack
 
 #: The init prints this when user space is there.
 MARKER = "hartwood: user space is up"
+#: Drivers of what a board may have in its virtio slots.
+MODULES = ("virtio_mmio", "virtio_net")
 #: What stands behind `--` on the kernel's command line is run instead of a shell.
 INIT = f"""#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /tmp /root /usr /sbin
@@ -22,6 +25,14 @@ INIT = f"""#!/bin/busybox sh
 /bin/busybox mount -t devtmpfs devtmpfs /dev 2>/dev/null
 /bin/busybox --install -s /bin
 export PATH=/bin HOME=/root TERM=${{TERM:-linux}} PS1='# '
+if ls -d /proc/device-tree/soc/virtio_mmio* >/dev/null 2>&1; then
+  for module in /modules/*; do insmod "$module"; done
+fi
+if [ -e /sys/class/net/eth0 ]; then
+  ip link set lo up
+  ip link set eth0 up
+  udhcpc -q -n -i eth0 -O mtu -s /bin/lease >/dev/null 2>&1 || echo "hartwood: no lease"
+fi
 echo "{MARKER}"
 if [ $# -gt 0 ]; then
   sh -c "$*"
@@ -34,14 +45,25 @@ sync
 poweroff -f
 """
 
+#: What the DHCP client runs (networking/udhcp/README.udhcpc of busybox).
+LEASE = """#!/bin/busybox sh
+[ "$1" = bound ] || exit 0
+ip link set "$interface" mtu "${mtu:-1500}"
+ip addr add "$ip/$mask" dev "$interface"
+ip route add default via "$router"
+mkdir -p /etc
+echo "nameserver $dns" > /etc/resolv.conf
+"""
+
 
 def make(apt: Apt, tree: Path, say: Callable[[str], None]) -> None:
     """Put `KERNEL` and `INITRD` into `tree`. `apt` has read its index. Raises `GuestError`."""
     with tempfile.TemporaryDirectory(dir=tree.parent, prefix="boot-") as work:
         say("fetching Debian's kernel")
-        kernel(apt, Path(work) / "kernel", tree / KERNEL)
+        modules = load_order(kernel(apt, Path(work) / "kernel", tree / KERNEL), MODULES)
         say("making the initial file system")
-        (tree / INITRD).write_bytes(initial(busybox(apt, Path(work) / "programs")))
+        archive = initial(busybox(apt, Path(work) / "programs"), modules=modules)
+        (tree / INITRD).write_bytes(archive)
 
 
 def kernel(apt: Apt, work: Path, image: Path) -> Path:
@@ -64,15 +86,19 @@ def busybox(apt: Apt, work: Path) -> bytes:
     return (work / "usr/bin/busybox").read_bytes()
 
 
-def initial(busybox: bytes, init: str = INIT) -> bytes:
-    """The archive: a static busybox, `init`, and the console that they start on."""
+def initial(busybox: bytes, init: str = INIT, modules: Mapping[str, bytes] | None = None) -> bytes:
+    """The archive: a static busybox, `init`, the console that they start on, and `modules` in the
+    order of their names."""
     made = Initramfs()
-    for path in ("bin", "dev"):
+    for path in ("bin", "dev", "modules"):
         made.directory(path)
     made.device("dev/console", 5, 1)
     made.device("dev/null", 1, 3, 0o666)
     made.file("bin/busybox", busybox, 0o755)
+    made.file("bin/lease", LEASE.encode(), 0o755)
     made.file("init", init.encode(), 0o755)
+    for number, (name, module) in enumerate((modules or {}).items()):
+        made.file(f"modules/{number:02}-{name}.ko", module)
     return made.archive()
 
 

@@ -40,6 +40,9 @@ class NoNet:
     def resume(self) -> None:
         """Nothing waits."""
 
+    def close(self) -> None:
+        """Nothing ends."""
+
 
 @dataclass
 class VirtioNet(VirtioMmio):
@@ -63,6 +66,10 @@ class VirtioNet(VirtioMmio):
         """This is the network from now on."""
         self.net = net
         net.attach(self.receive)
+
+    def close(self) -> None:
+        """See `Device.close`: the network ends with its card."""
+        self.net.close()
 
     def plug(self, up: bool) -> None:
         """Plug the cable in or pull it; from any thread."""
