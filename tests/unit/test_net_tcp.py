@@ -290,9 +290,9 @@ def test_numbers_near_to_a_number(reference: int, offset: int) -> None:
 
 @given(
     st.integers(0, 2**32 - 1), st.floats(0, 0.3), st.integers(64, 1460), st.booleans(),
-    st.integers(0, 60_000), st.integers(0, 60_000),
+    st.integers(0, 30_000), st.integers(0, 30_000),
 )  # fmt: skip
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_two_of_us_over_a_wire_that_loses_repeats_and_reorders(
     seed: int, loss: float, mss: int, delay_ends: bool, forth: int, back: int
 ) -> None:

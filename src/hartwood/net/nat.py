@@ -402,7 +402,10 @@ class UserNet:
         opens = got.flags & (wire.SYN | wire.ACK | wire.RST) == wire.SYN
         if connection is not None and not (opens and connection.phase is Phase.LINGER):
             connection.receive(got, self._now)
-            self._touched[key] = None
+            if connection.phase is Phase.CLOSED:
+                self._settle(key)  # now: the next frame may open another one
+            else:
+                self._touched[key] = None
         elif opens:
             self._connect(key, packet, got)
         elif not got.flags & wire.RST:
