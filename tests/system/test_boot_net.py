@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import socket
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+
+import pytest
 
 from hartwood.board import RiscvVirt
 from hartwood.dev.virtio.net import VirtioNet
@@ -51,7 +54,6 @@ def test_a_kernel_is_on_the_network(guest: Callable[[str], Path]) -> None:
         server.start()
         net, card = UserNet([Forward("tcp", 0, 80)]), VirtioNet()
         command = SCRIPT.format(port=listener.getsockname()[1]).replace("\n", " ")
-        # What the kernel makes of quotes it hands to init as they are.
         append = f"quiet console=ttyS0 -- {command}"
         with RiscvVirt(
             kernel=kernel, initrd=initrd, append=append, memory=256 << 20, devices=[card]
@@ -76,3 +78,24 @@ def test_a_kernel_is_on_the_network(guest: Callable[[str], Path]) -> None:
     assert b"".join(heard) == b"from outside"
     assert "over" in lines
     assert not net._thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--net", "bridge"], "--net bridge: user or none"),
+        (["--forward", "tcp:8080:80"], "there is no network without --net user"),
+        (["--net", "user", "--forward", "tcp:80"], "such as tcp:8080:80"),
+        (["--net", "user", "--forward", "tcp:{taken}:80"], "in use; forward another one"),
+    ],
+)
+def test_a_network_that_cannot_be(hartwood_command: list[str], words: list[str], says: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        words = [word.format(taken=taken.getsockname()[1]) for word in words]
+        done = subprocess.run(
+            [*hartwood_command, "boot", "--kernel", "/dev/null", *words],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hartwood.board import BoardError, RiscvVirt
+from hartwood.dev.virtio.net import VirtioNet
+from hartwood.net import Forward, UserNet
 
 _ESCAPE = b"\x01"  # Ctrl-A
 #: Texts on the console that mean the guest has given up.
@@ -169,26 +171,41 @@ def _signals_to(pipe: int) -> Iterator[None]:
         signal.set_wakeup_fd(pipe_before)
 
 
+def cards(net: str, forwards: list[str]) -> Iterator[VirtioNet]:
+    """The card that --net asks for, on its network. Raises `BoardError`, `NetError`."""
+    if net not in ("user", "none"):
+        raise BoardError(f"--net {net:.30}: user or none")
+    if net == "none" and forwards:
+        raise BoardError(f"--forward {forwards[0]:.30}: there is no network without --net user")
+    if net == "user":
+        card = VirtioNet()
+        card.connect(UserNet([Forward.parse(each) for each in forwards]))
+        yield card
+
+
 def boot(
     kernel: Path,
     initrd: Path | None,
     append: str,
     memory: str,
     harts: int,
+    network: tuple[str, list[str]],
     until: str | None,
     timeout: float | None,
     stats: Path | None,
 ) -> int:
-    """Run a machine; its exit status: 0 when it powered off or `until` appeared, 1 when the guest
+    """Run a machine; `network` is what --net and --forward say. Its exit status: 0 when it powered off or `until` appeared, 1 when the guest
     failed, reset itself over and over or ran out of time, 128 and its number for a signal."""
     begin = time.monotonic()
     if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
         raise BoardError(f"--timeout {timeout}: a number of seconds above 0")
     if stats is not None:
         _write_stats(stats, {})  # what cannot be written is said before the guest runs
+    devices = list(cards(*network))
     with RiscvVirt(
-        kernel=kernel, initrd=initrd, append=append, memory=size(memory), harts=harts
-    ) as board:
+        kernel=kernel, initrd=initrd, append=append, memory=size(memory), harts=harts,
+        devices=devices,
+    ) as board:  # fmt: skip
         console = Console(board)
         wanted = board.uart.saw(os.fsencode(until)) if until else lambda: False
         panicked = board.uart.saw(_PANIC)

@@ -83,6 +83,10 @@ def boot(
     append: Annotated[str, typer.Option(help="the kernel's command line")] = "console=ttyS0",
     memory: Annotated[str, typer.Option(help="such as 512M or 2G")] = "512M",
     harts: Annotated[int, typer.Option(help="processors, 1 to 8")] = 1,
+    net: Annotated[str, typer.Option(help="user (a network card) or none")] = "none",
+    forward: Annotated[
+        list[str] | None, typer.Option(help="tcp:HOST:GUEST or udp: a port to the guest's")
+    ] = None,
     until: Annotated[str | None, typer.Option(help="stop when TEXT was on the console")] = None,
     timeout: Annotated[float | None, typer.Option(help="give up after so many seconds")] = None,
     stats: Annotated[Path | None, typer.Option(help="where the counters go as JSON")] = None,
@@ -94,7 +98,8 @@ def boot(
     """
     from hartwood.tools.boot import boot as run_machine
 
-    return run_machine(kernel, initrd, append, memory, harts, until, timeout, stats)
+    cards = (net, forward or [])
+    return run_machine(kernel, initrd, append, memory, harts, cards, until, timeout, stats)
 
 
 @guests_app.command("list")
