@@ -29,8 +29,9 @@ def message(
     return head + b"\x63\x82\x53\x63" + sent + b"\xff"
 
 
-def read(reply: bytes) -> tuple[dict[str, bytes], dict[int, bytes]]:
+def read(reply: bytes | None) -> tuple[dict[str, bytes], dict[int, bytes]]:
     """Fields of a reply, and its options; each may be there once."""
+    assert reply is not None
     names = "op htype hlen hops xid secs flags ciaddr yiaddr siaddr giaddr chaddr".split()
     sizes = (1, 1, 1, 1, 4, 2, 2, 4, 4, 4, 4, 16)
     fields, at = {}, 0

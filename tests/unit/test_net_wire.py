@@ -202,6 +202,7 @@ def test_echo() -> None:
     request = b"\x08\0" + struct.pack("!H", 0) + b"\x12\x34\0\1payload"
     request = request[:2] + struct.pack("!H", wire.checksum(request)) + request[4:]
     reply = wire.echo_reply(request)
+    assert reply is not None
     assert reply[:2] == b"\0\0"
     assert reply[4:] == request[4:]
     assert wire.checksum(reply) == 0

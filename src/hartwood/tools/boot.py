@@ -194,8 +194,9 @@ def boot(
     timeout: float | None,
     stats: Path | None,
 ) -> int:
-    """Run a machine; `network` is what --net and --forward say. Its exit status: 0 when it powered off or `until` appeared, 1 when the guest
-    failed, reset itself over and over or ran out of time, 128 and its number for a signal."""
+    """Run a machine; `network` is what --net and --forward say. Its exit status: 0 when it powered
+    off or `until` appeared, 1 when the guest failed, reset itself over and over or ran out of time,
+    128 and its number for a signal."""
     begin = time.monotonic()
     if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
         raise BoardError(f"--timeout {timeout}: a number of seconds above 0")
