@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Self
 
 from hartwood.board.fdt import Node, flatten, wide
@@ -19,7 +20,7 @@ from hartwood.dev.uart16550 import Uart16550
 from hartwood.errors import Error
 from hartwood.isa.riscv import profile
 from hartwood.machine.bare import Processor, new_bus
-from hartwood.machine.life import Life
+from hartwood.machine.life import Kept, Life
 from hartwood.machine.processor import FREQUENCY
 from hartwood.machine.snapshot import Snapshot, State
 
@@ -28,6 +29,8 @@ _PAGE, _TREE, _MOST_MEMORY = 4096, 0x1_0000, 64 << 30
 _LOOP = 3
 #: When a deterministic machine begins, in nanoseconds since 1970: 1 January 2026.
 _EPOCH = 1_767_225_600 * 10**9
+#: Modes of processors by the names of engines.
+_ENGINES = {"auto": "auto", "interp": "interp", "jit": "stitch"}
 #: The name of our own firmware, in place of a file's.
 BUILTIN = "builtin"
 #: Where what OpenSBI's fw_dynamic wants to know lies: in QEMU's boot ROM too.
@@ -53,8 +56,9 @@ class RiscvBoard(Life):
     being our own; or, with a file for `bios`, all harts about to enter that in M-mode.
 
     `memory` is in bytes; `devices` go into the slots of the board's table; without `reboot` a
-    reset ends the machine. With `deterministic` guest time is the instruction count and harts take
-    turns. A `snapshot` is restored at once, and needs no kernel. Raises `LoaderError` for files
+    reset ends the machine. `engine` is "auto", "interp" or "jit" (translate at once). With
+    `deterministic` guest time is the instruction count and harts take turns. A `snapshot` is
+    restored at once, and needs no kernel; `kept` is what snapshots hold beside the machine. Raises `LoaderError` for files
     that cannot be used and `BoardError` for a board that cannot be.
     """
 
@@ -76,11 +80,15 @@ class RiscvBoard(Life):
         bios: str | Path = BUILTIN,
         devices: Iterable[Device] = (),
         reboot: bool = True,
+        engine: str = "auto",
         deterministic: bool = False,
         snapshot: Snapshot | None = None,
+        kept: Mapping[str, Kept] = MappingProxyType({}),
     ) -> None:
         if not 1 <= harts <= MOST_HARTS:
             raise BoardError(f"{harts} harts cannot be; this board has 1 to {MOST_HARTS}")
+        if engine not in _ENGINES:
+            raise BoardError(f"there is no engine {engine}; use one of {', '.join(_ENGINES)}")
         if memory % _PAGE or not 0 < memory <= _MOST_MEMORY:
             raise BoardError(f"{memory} bytes of memory cannot be; whole pages up to 64 GiB can")
         self.memory, self.reboot = memory, reboot
@@ -98,7 +106,8 @@ class RiscvBoard(Life):
         if self._firmware is not None:
             self.bus.map(_INFO, _PAGE)
         self.harts = [
-            Processor(self.bus, number, deterministic=deterministic) for number in range(harts)
+            Processor(self.bus, number, mode=_ENGINES[engine], deterministic=deterministic)
+            for number in range(harts)
         ]
         self.states = Harts(self.harts, self._enter)
         self._sbi = Sbi(self)
@@ -109,6 +118,7 @@ class RiscvBoard(Life):
         self._start()
         self.kind = type(self).__name__
         self.born()
+        self.kept |= kept
         if snapshot is not None:
             try:
                 self.restore(snapshot)
@@ -329,7 +339,7 @@ class RiscvBoard(Life):
         totals = self._totals()
         return {
             **{name: value + self._carried.get(name, 0) for name, value in totals.items()},
-            "engine": "interp",
+            "engine": self.harts[0].mode,
         }
 
     def _give_back(self) -> None:

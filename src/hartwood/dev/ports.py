@@ -104,6 +104,29 @@ class DiskQueue(Protocol):
 class Net(Protocol):
     """The network behind a card."""
 
+    @property
+    def mac(self) -> bytes:
+        """The card's address, six bytes."""
+        ...
+
+    @property
+    def mtu(self) -> int:
+        """The longest packet, without the Ethernet header."""
+        ...
+
     def send(self, frame: bytes, /) -> None:
-        """A frame from the guest, Ethernet header first and without checksum."""
+        """A frame from the guest, Ethernet header first and without checksum; does not wait."""
+        ...
+
+    def attach(self, receive: Callable[[bytes], bool], /) -> None:
+        """What takes frames for the guest, on any thread; it returns False while there is no
+        buffer for them, and `resume` follows."""
+        ...
+
+    def resume(self) -> None:
+        """The guest has buffers again; does not wait."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will be sent, and all that is under way ends."""
         ...

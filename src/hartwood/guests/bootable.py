@@ -32,6 +32,11 @@ done
 for each in /sys/bus/virtio/devices/*/modalias; do
   [ -e "$each" ] && modprobe -q "$(cat "$each")"
 done
+if [ -e /sys/class/net/eth0 ]; then
+  ip link set lo up
+  ip link set eth0 up
+  udhcpc -q -n -i eth0 -O mtu -s /bin/lease >/dev/null 2>&1 || echo "hartwood: no lease"
+fi
 echo "{MARKER}"
 if [ $# -gt 0 ]; then
   sh -c "$*"
@@ -42,6 +47,16 @@ else
 fi
 sync
 poweroff -f
+"""
+
+#: What the DHCP client runs (networking/udhcp/README.udhcpc of busybox).
+LEASE = """#!/bin/busybox sh
+[ "$1" = bound ] || exit 0
+ip link set "$interface" mtu "${mtu:-1500}"
+ip addr add "$ip/$mask" dev "$interface"
+ip route add default via "$router"
+mkdir -p /etc
+echo "nameserver $dns" > /etc/resolv.conf
 """
 
 
@@ -85,6 +100,7 @@ def initial(
     made.device("dev/console", 5, 1)
     made.device("dev/null", 1, 3, 0o666)
     made.file("bin/busybox", busybox, 0o755)
+    made.file("bin/lease", LEASE.encode(), 0o755)
     made.file("init", init.encode(), 0o755)
     made.files(files)
     return made.archive()

@@ -13,12 +13,15 @@ import threading
 import time
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hartwood.board import BoardError, RiscvVirt
 from hartwood.errors import Error
+from hartwood.machine.life import Kept
 from hartwood.machine.snapshot import Snapshot
+from hartwood.tools.attach import Attached
 
 _ESCAPE = b"\x01"  # Ctrl-A
 #: Texts on the console that mean the guest has given up.
@@ -192,44 +195,62 @@ def _signals_to(pipe: int) -> Iterator[None]:
         signal.set_wakeup_fd(pipe_before)
 
 
-def boot(
-    kernel: Path | None,
-    initrd: Path | None,
-    append: str,
-    memory: str,
-    harts: int,
-    bios: str,
-    until: str | None,
-    timeout: float | None,
-    stats: Path | None,
-    save: Path | None,
-    restore: Path | None,
-    deterministic: bool,
-) -> int:
+@dataclass(frozen=True)
+class Options:
+    """What `hartwood boot` was asked for; `docs/machine.md` has the manual."""
+
+    kernel: Path | None = None
+    initrd: Path | None = None
+    append: str = "console=ttyS0"
+    memory: str = "512M"
+    harts: int = 1
+    bios: str = "builtin"
+    attached: Attached = field(default_factory=Attached)
+    engine: str = "auto"
+    until: str | None = None
+    timeout: float | None = None
+    stats: Path | None = None
+    save: Path | None = None
+    restore: Path | None = None
+    deterministic: bool = False
+
+    def board(self, cleanup: ExitStack) -> RiscvVirt:
+        """The board that this describes, which ends with `cleanup`."""
+        snapshot = None if self.restore is None else Snapshot.load(self.restore)
+        memory, harts = size(self.memory), self.harts
+        if snapshot is not None:  # which has the memory and the harts that it has
+            harts, memory = len(snapshot.harts), max((at[1] for at in snapshot.regions), default=0)
+        kept: dict[str, Kept] = {}
+        devices = list(self.attached.devices(cleanup, kept))
+        return cleanup.enter_context(
+            RiscvVirt(
+                kernel=self.kernel, initrd=self.initrd, append=self.append, memory=memory,
+                harts=harts, bios=self.bios, devices=devices, engine=self.engine,
+                deterministic=self.deterministic, snapshot=snapshot, kept=kept,
+            )
+        )  # fmt: skip
+
+
+def boot(options: Options) -> int:
     """Run a machine; its exit status: 0 when it powered off or `until` appeared, 1 when the guest
     failed, reset itself over and over or ran out of time, 128 and its number for a signal."""
-    begin = time.monotonic()
+    begin, timeout, until = time.monotonic(), options.timeout, options.until
     if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
         raise BoardError(f"--timeout {timeout}: a number of seconds above 0")
-    if stats is not None:
-        _write_stats(stats, {})  # what cannot be written is said before the guest runs
-    snapshot = None if restore is None else Snapshot.load(restore)
-    if snapshot is not None:  # which has the memory and the harts that it has
-        harts, memory = len(snapshot.harts), str(snapshot.regions[0][1] if snapshot.regions else 0)
-    with RiscvVirt(
-        kernel=kernel, initrd=initrd, append=append, memory=size(memory), harts=harts, bios=bios,
-        deterministic=deterministic, snapshot=snapshot,
-    ) as board:  # fmt: skip
-        console = Console(board, save)
+    if options.stats is not None:
+        _write_stats(options.stats, {})  # what cannot be written is said before the guest runs
+    with ExitStack() as cleanup:
+        board = options.board(cleanup)
+        console = Console(board, options.save)
         wanted = board.uart.saw(os.fsencode(until)) if until else lambda: False
         panicked = board.uart.saw(_PANIC)
         with console.attached():
             ending = board.run(until=lambda: panicked() or wanted(), seconds=timeout)
         console.saved()
-        if save is not None and ending.reason in ("until", "seconds") and not panicked():
-            board.snapshot().save(save)
-        if stats is not None:
-            _write_stats(stats, {**board.stats(), "seconds": time.monotonic() - begin})
+        if options.save is not None and ending.reason in ("until", "seconds") and not panicked():
+            board.snapshot().save(options.save)
+        if options.stats is not None:
+            _write_stats(options.stats, {**board.stats(), "seconds": time.monotonic() - begin})
         if console.signal:
             sys.stderr.write(f"hartwood: stopped by {signal.Signals(console.signal).name}\n")
             return 128 + console.signal

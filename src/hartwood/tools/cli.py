@@ -86,6 +86,18 @@ def boot(
     memory: Annotated[str, typer.Option(help="such as 512M or 2G")] = "512M",
     harts: Annotated[int, typer.Option(help="processors, 1 to 8")] = 1,
     bios: Annotated[str, typer.Option(help="firmware to enter in M-mode, or builtin")] = "builtin",
+    disk: Annotated[
+        list[str] | None,
+        typer.Option(help="FILE[,format=raw|qcow2][,sector=512|4096][,serial=S][,readonly]"),
+    ] = None,
+    net: Annotated[str, typer.Option(help="user (a network card) or none")] = "none",
+    forward: Annotated[
+        list[str] | None, typer.Option(help="tcp:HOST:GUEST or udp: a port to the guest's")
+    ] = None,
+    share: Annotated[
+        list[str] | None, typer.Option(help="a folder that the guest mounts as 9p, tag `share`")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="auto, interp or jit")] = "auto",
     until: Annotated[str | None, typer.Option(help="stop when TEXT was on the console")] = None,
     timeout: Annotated[float | None, typer.Option(help="give up after so many seconds")] = None,
     stats: Annotated[Path | None, typer.Option(help="where the counters go as JSON")] = None,
@@ -104,12 +116,20 @@ def boot(
     D=$(dirname $(hartwood guests fetch debian-riscv64 | head -1));
     hartwood boot --kernel $D/Image --initrd $D/initrd
     """
+    from hartwood.tools.attach import Attached
+    from hartwood.tools.boot import Options
     from hartwood.tools.boot import boot as run_machine
 
-    return run_machine(
-        kernel, initrd, append, memory, harts, bios, until, timeout, stats, save_snapshot,
-        load_snapshot, deterministic,
+    attached = Attached(
+        tuple(disk or ()), net, tuple(forward or ()), tuple(share or ()),
+        apart=save_snapshot is not None or load_snapshot is not None,
+        workers=0 if deterministic else 4,
     )  # fmt: skip
+    options = Options(
+        kernel, initrd, append, memory, harts, bios, attached, engine, until, timeout, stats,
+        save_snapshot, load_snapshot, deterministic,
+    )  # fmt: skip
+    return run_machine(options)
 
 
 @guests_app.command("list")

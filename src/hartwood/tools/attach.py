@@ -1,0 +1,86 @@
+"""What `hartwood boot` puts into a board's slots: --disk, --net and --share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from hartwood.board import BoardError
+from hartwood.dev.device import Device
+from hartwood.dev.virtio.blk import VirtioBlk
+from hartwood.dev.virtio.fs9p import VirtioFs9p
+from hartwood.dev.virtio.net import VirtioNet
+from hartwood.dev.virtio.rng import VirtioRng
+from hartwood.dev.virtio.tree import Tree
+from hartwood.machine.life import Kept
+from hartwood.net import Forward, UserNet
+from hartwood.storage import Image, Overlay, Queue
+from hartwood.storage import open as open_disk
+
+#: What a disk may be said to be, behind commas.
+_DISK = "--disk {}: FILE[,format=raw|qcow2][,sector=512|4096][,serial=S][,readonly]"
+
+
+@dataclass(frozen=True)
+class Attached:
+    """The words of the options, as they were given. With `apart` what is written to disks stays in
+    memory, where a snapshot finds it; `workers` is how many threads serve a disk, or 0 where
+    requests are done at once, as a deterministic machine needs it."""
+
+    disks: tuple[str, ...] = ()
+    net: str = "none"
+    forwards: tuple[str, ...] = ()
+    shares: tuple[str, ...] = ()
+    apart: bool = False
+    workers: int = 4
+
+    def devices(self, cleanup: ExitStack, kept: dict[str, Kept]) -> Iterator[Device]:
+        """The devices in the order of their slots; what is behind them is closed by `cleanup`, and
+        what a snapshot has to hold of it goes to `kept`. Raises `BoardError`, `DiskError` or
+        `NetError` for words that make none."""
+        for number, words in enumerate(self.disks):
+            disk = cleanup.enter_context(closing(_image(words)))
+            if self.apart and not disk.readonly:
+                disk = kept[f"disk{number}"] = Overlay(disk)
+            yield self._disk(disk, cleanup)
+        if self.net not in ("user", "none"):
+            raise BoardError(f"--net {self.net:.30}: user or none")
+        if self.net == "none" and self.forwards:
+            raise BoardError(f"--forward {self.forwards[0]:.30}: needs a network: --net user")
+        if self.net == "user":
+            card, net = VirtioNet(), UserNet([Forward.parse(each) for each in self.forwards])
+            cleanup.callback(net.close)
+            card.connect(net)
+            yield card
+        for number, folder in enumerate(self.shares):
+            if not Path(folder).is_dir():
+                raise BoardError(f"--share {folder}: no such folder")
+            yield VirtioFs9p(tree=Tree(folder), tag=f"share{number}" if number else "share")
+        if self.disks or self.net == "user":
+            yield VirtioRng()  # or what wants keys waits for entropy
+
+    def _disk(self, disk: Image, cleanup: ExitStack) -> Device:
+        queue = Queue(disk, workers=self.workers)
+        cleanup.callback(queue.close)
+        device = VirtioBlk()
+        device.disk, device.requests = disk, queue  # type: ignore[assignment]
+        return device
+
+
+def _image(words: str) -> Image:
+    """The image that --disk names."""
+    file, *more = words.split(",")
+    options = {"format": "", "sector": "512", "serial": Path(file).name[:20], "readonly": ""}
+    for word in more:
+        name, equals, value = word.partition("=")
+        if name not in options or bool(equals) == (name == "readonly"):
+            raise BoardError(_DISK.format(f"{words:.60}"))
+        options[name] = value or "yes"
+    if options["sector"] not in ("512", "4096") or options["format"] not in ("", "raw", "qcow2"):
+        raise BoardError(_DISK.format(f"{words:.60}"))
+    return open_disk(
+        file, format=options["format"] or None, sector=int(options["sector"]),
+        readonly=bool(options["readonly"]), serial=options["serial"],
+    )  # fmt: skip
