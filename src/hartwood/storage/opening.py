@@ -1,0 +1,70 @@
+"""Opening an image by name; the format is guessed only where a guess cannot be turned against us.
+
+A guest that writes a qcow2 header into its raw disk would choose, at the next start, which of the
+host's bytes it is given. So a file that begins like another format is never taken for raw.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from builtins import open as open_file
+
+from hartwood.errors import DiskError
+from hartwood.storage.image import Image
+from hartwood.storage.raw import Raw
+
+FORMATS = ("raw", "qcow2")
+#: Where and how formats begin that a raw disk must not be taken for (libmagic; qemu's probes).
+MAGICS = (
+    (0, b"QFI\xfb", "qcow2"),
+    (0, b"KDMV", "vmdk"),
+    (0, b"# Disk DescriptorFile", "vmdk"),
+    (0, b"vhdxfile", "vhdx"),
+    (0, b"conectix", "vpc"),
+    (0, b"QED\0", "qed"),
+    (0, b"LUKS\xba\xbe", "luks"),
+    (0, b"WithoutFreeSpace", "parallels"),
+    (0, b"WithouFreSpacExt", "parallels"),
+    (0x40, b"\x7f\x10\xda\xbe", "vdi"),
+)
+
+
+def magic_of(path: str) -> str:
+    """The format that the file at `path` begins like, or "raw" for none that is known."""
+    try:
+        with open_file(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise DiskError(path, os.strerror(error.errno or errno.EIO), error.errno or 0) from None
+    for at, magic, name in MAGICS:
+        if head[at : at + len(magic)] == magic:
+            return name
+    return "raw"
+
+
+def open(
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    sector: int = 512,
+    readonly: bool = False,
+    serial: str = "",
+) -> Image:
+    """The image at `path` as a disk. Raises `DiskError`.
+
+    Without `format` only a file that begins like no format at all is opened, as raw.
+    """
+    path = os.fspath(path)
+    if format is None:
+        format = magic_of(path)
+        if format != "raw":
+            raise DiskError(
+                path,
+                f"begins like a {format} image; say format={format}, "
+                "or format=raw if a guest wrote that",
+                errno.EINVAL,
+            )
+    if format == "raw":
+        return Raw(path, sector=sector, readonly=readonly, serial=serial)
+    raise DiskError(path, f"format={format}; it is one of {', '.join(FORMATS)}", errno.EINVAL)
