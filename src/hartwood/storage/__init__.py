@@ -6,16 +6,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hartwood.storage.image import Image as Image
     from hartwood.storage.opening import open as open
+    from hartwood.storage.opening import overlay as overlay
+    from hartwood.storage.overlay import Overlay as Overlay
+    from hartwood.storage.qcow2 import Qcow2 as Qcow2
     from hartwood.storage.queue import Queue as Queue
     from hartwood.storage.queue import Request as Request
     from hartwood.storage.raw import Raw as Raw
 
 _HOMES = {
     "Image": "image",
+    "Overlay": "overlay",
+    "Qcow2": "qcow2",
     "Queue": "queue",
     "Raw": "raw",
     "Request": "queue",
     "open": "opening",
+    "overlay": "opening",
 }
 __all__ = sorted(_HOMES)
 

@@ -12,6 +12,7 @@ from builtins import open as open_file
 
 from hartwood.errors import DiskError
 from hartwood.storage.image import Image
+from hartwood.storage.overlay import Overlay
 from hartwood.storage.raw import Raw
 
 FORMATS = ("raw", "qcow2")
@@ -50,10 +51,12 @@ def open(
     sector: int = 512,
     readonly: bool = False,
     serial: str = "",
+    backing: Image | None = None,
 ) -> Image:
     """The image at `path` as a disk. Raises `DiskError`.
 
-    Without `format` only a file that begins like no format at all is opened, as raw.
+    `backing` is what a qcow2 image stands on; it stays the caller's to close. Without `format` only
+    a file that begins like no format at all is opened, as raw.
     """
     path = os.fspath(path)
     if format is None:
@@ -65,6 +68,23 @@ def open(
                 "or format=raw if a guest wrote that",
                 errno.EINVAL,
             )
-    if format == "raw":
+    if format == "raw" and backing is None:
         return Raw(path, sector=sector, readonly=readonly, serial=serial)
+    if format == "qcow2":
+        from hartwood.storage.qcow2 import Qcow2
+
+        return Qcow2(path, sector=sector, readonly=readonly, serial=serial, backing=backing)
     raise DiskError(path, f"format={format}; it is one of {', '.join(FORMATS)}", errno.EINVAL)
+
+
+def overlay(base: Image, path: str | os.PathLike[str] | None = None) -> Image:
+    """A disk over `base`, which is never written: changes are in memory (`Overlay.save` keeps
+    them), or in a new qcow2 file at `path`, to be opened again with `backing=`."""
+    if path is None:
+        return Overlay(base)
+    from hartwood.storage.qcow2 import Qcow2
+
+    kind = "qcow2" if isinstance(base, Qcow2) else "raw"
+    name = os.path.abspath(base.path)
+    Qcow2.create(os.fspath(path), base.size, backing=name, backing_format=kind)
+    return Qcow2(os.fspath(path), sector=base.sector, serial=base.serial, backing=base)

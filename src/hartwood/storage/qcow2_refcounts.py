@@ -1,0 +1,180 @@
+"""Who uses a cluster of a qcow2 file, and which one is free: refcount table and blocks.
+
+Blocks are changed in memory and stored by the image's flush. What the format's crash safety needs
+at once, a new block or table, is written and synced here, before anything points to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from array import array
+
+from hartwood.errors import DiskError
+from hartwood.storage.hostfile import HostFile
+from hartwood.storage.qcow2_format import (
+    AT_REFTABLE,
+    MAX_REFTABLE,
+    Header,
+    big_endian,
+    words,
+)
+
+
+class Refcounts:
+    """The refcounts of `file`. The image's lock guards all of it."""
+
+    def __init__(self, file: HostFile, header: Header, reserved: set[int]) -> None:
+        self._file, self._header, self._reserved = file, header, reserved
+        self.per_block = header.cluster * 8 >> header.refcount_order
+        self._limit = (1 << (1 << header.refcount_order)) - 1
+        self.table = words(
+            file.read(header.reftable_offset, header.reftable_clusters * header.cluster)
+        )
+        self._blocks: dict[int, array[int]] = {}
+        self.dirty: set[int] = set()
+        self._hint = 1
+        reserved.update(self._clusters(header.reftable_offset, header.reftable_clusters))
+        reserved.update(at >> header.cluster_bits for at in self.table if at)
+
+    def _clusters(self, at: int, count: int) -> range:
+        first = at >> self._header.cluster_bits
+        return range(first, first + count)
+
+    def load(self, index: int) -> array[int] | None:
+        """The entries of block `index`, None where there is none."""
+        if index in self._blocks:
+            return self._blocks[index]
+        at = self.table[index] if index < len(self.table) else 0
+        if not at:
+            return None
+        if at % self._header.cluster:
+            raise DiskError(self._file.path, f"corrupt: refcount block {index} at {at:#x}")
+        return _unpack(self._file.read(at, self._header.cluster), self._header.refcount_order)
+
+    def _block(self, index: int) -> array[int] | None:
+        block = self.load(index)
+        if block is not None:
+            self._blocks[index] = block
+        return block
+
+    def get(self, cluster: int) -> int:
+        """How often `cluster` is used."""
+        block = self._block(cluster // self.per_block)
+        return block[cluster % self.per_block] if block is not None else 0
+
+    def set(self, cluster: int, value: int) -> None:
+        """Note that `cluster` is used `value` times."""
+        if not 0 <= value <= self._limit:
+            raise DiskError(self._file.path, f"cluster {cluster:#x} cannot be used {value} times")
+        index = cluster // self.per_block
+        self._need_block(index)[cluster % self.per_block] = value
+        self.dirty.add(index)
+        if not value:
+            self._hint = min(self._hint, cluster)
+
+    def change(self, cluster: int, by: int) -> int:
+        """Add to a refcount; the new one. Raises `DiskError` below 0 and above what fits."""
+        value = self.get(cluster) + by
+        self.set(cluster, value)
+        return value
+
+    def allocate(self, count: int = 1) -> int:
+        """The first of `count` free clusters in a row, now used once each."""
+        first = cluster = self._hint
+        while cluster < first + count:
+            block = self._block(cluster // self.per_block)
+            if block is None:
+                cluster += self.per_block - cluster % self.per_block
+            elif block[cluster % self.per_block]:
+                try:
+                    free = block.index(0, cluster % self.per_block)
+                except ValueError:
+                    free = self.per_block
+                first = cluster = cluster - cluster % self.per_block + free
+            else:
+                cluster += 1
+        if first + count > 1 << 56 - self._header.cluster_bits:
+            raise DiskError(self._file.path, "no offset is left for a cluster", errno.ENOSPC)
+        for each in range(first, first + count):
+            self._need_block(each // self.per_block)
+            if self.get(each):  # a new block went where we wanted to be
+                for made in range(first, each):
+                    self.set(made, 0)
+                self._hint = each
+                return self.allocate(count)
+            if each in self._reserved:
+                raise DiskError(self._file.path, f"corrupt: cluster {each:#x} is in use, not free")
+            self.set(each, 1)
+        if first == self._hint or count == 1:
+            self._hint = first + count
+        return first
+
+    def _need_block(self, index: int) -> array[int]:
+        """Block `index`, made if there is none: in the first cluster that it describes."""
+        block = self._block(index)
+        if block is not None:
+            return block
+        if index >= len(self.table):
+            self._grow(index)
+            return self._need_block(index)
+        own = index * self.per_block
+        if own in self._reserved:
+            raise DiskError(self._file.path, f"corrupt: cluster {own:#x} has no refcount")
+        block = _unpack(bytes(self._header.cluster), self._header.refcount_order)
+        block[0] = 1
+        self._blocks[index] = block
+        self.table[index] = own << self._header.cluster_bits
+        self._reserved.add(own)
+        self._file.write(*self.stored(index))
+        if index * 8 < self._header.reftable_clusters * self._header.cluster:
+            self._file.sync()
+            at = self._header.reftable_offset + 8 * index
+            self._file.write(at, struct.pack(">Q", self.table[index]))
+            self._file.sync()
+        return block
+
+    def _grow(self, index: int) -> None:
+        """Move to a table with room for block `index` and half as many again."""
+        header = self._header
+        size = -(-(index + 1 + index // 2) * 8 // header.cluster)  # clusters of the new table
+        if size * header.cluster > MAX_REFTABLE:
+            raise DiskError(self._file.path, "its refcount table is full", errno.ENOSPC)
+        self.table.extend([0] * (size * header.cluster // 8 - len(self.table)))
+        first = self.allocate(size)
+        for each in self.dirty:
+            self._file.write(*self.stored(each))
+        self._file.write(first << header.cluster_bits, big_endian(self.table))
+        self._file.sync()
+        self._file.write(AT_REFTABLE, struct.pack(">QI", first << header.cluster_bits, size))
+        self._file.sync()
+        gone = self._clusters(header.reftable_offset, header.reftable_clusters)
+        header.reftable_offset, header.reftable_clusters = first << header.cluster_bits, size
+        self._reserved.update(range(first, first + size))
+        self._reserved.difference_update(gone)
+        for cluster in gone:
+            self.change(cluster, -1)
+
+    def stored(self, index: int) -> tuple[int, bytes]:
+        """Where block `index` belongs in the file, and its bytes."""
+        return self.table[index], _pack(self._blocks[index], self._header.refcount_order)
+
+
+def _unpack(data: bytes, order: int) -> array[int]:
+    """Refcounts of 2^order bits; below a byte the first is in the low bits."""
+    if order >= 3:
+        block = array("BHIQ"[order - 3], data)
+        return array(block.typecode, big_endian(block))
+    width, mask = 1 << order, (1 << (1 << order)) - 1
+    return array("B", [byte >> at & mask for byte in data for at in range(0, 8, width)])
+
+
+def _pack(block: array[int], order: int) -> bytes:
+    if order >= 3:
+        return big_endian(block)
+    width = 1 << order
+    parts = [block[at :: 8 // width] for at in range(8 // width)]
+    return bytes(
+        sum(value << width * at for at, value in enumerate(byte))
+        for byte in zip(*parts, strict=True)
+    )
