@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from hartwood.storage.image import Image as Image
     from hartwood.storage.opening import open as open
     from hartwood.storage.opening import overlay as overlay
-    from hartwood.storage.overlay import Overlay as Overlay
+    from hartwood.storage.layered import Overlay as Overlay
     from hartwood.storage.qcow2 import Qcow2 as Qcow2
     from hartwood.storage.queue import Queue as Queue
     from hartwood.storage.queue import Request as Request
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Image": "image",
-    "Overlay": "overlay",
+    "Overlay": "layered",
     "Qcow2": "qcow2",
     "Queue": "queue",
     "Raw": "raw",

@@ -12,7 +12,7 @@ from builtins import open as open_file
 
 from hartwood.errors import DiskError
 from hartwood.storage.image import Image
-from hartwood.storage.overlay import Overlay
+from hartwood.storage.layered import Overlay
 from hartwood.storage.raw import Raw
 
 FORMATS = ("raw", "qcow2")
