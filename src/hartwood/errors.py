@@ -91,6 +91,8 @@ class DiskError(Error, OSError):
     It is an OSError as well: `errno` is what the guest's driver is told.
     """
 
+    exit_status = 2
+
     def __init__(self, path: str, reason: str, errno: int = EIO) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path

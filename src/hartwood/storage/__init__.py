@@ -5,9 +5,10 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hartwood.storage.image import Image as Image
+    from hartwood.storage.layered import Overlay as Overlay
+    from hartwood.storage.opening import create as create
     from hartwood.storage.opening import open as open
     from hartwood.storage.opening import overlay as overlay
-    from hartwood.storage.layered import Overlay as Overlay
     from hartwood.storage.qcow2 import Qcow2 as Qcow2
     from hartwood.storage.queue import Queue as Queue
     from hartwood.storage.queue import Request as Request
@@ -20,6 +21,7 @@ _HOMES = {
     "Queue": "queue",
     "Raw": "raw",
     "Request": "queue",
+    "create": "opening",
     "open": "opening",
     "overlay": "opening",
 }

@@ -77,6 +77,26 @@ def open(
     raise DiskError(path, f"format={format}; it is one of {', '.join(FORMATS)}", errno.EINVAL)
 
 
+def create(
+    path: str | os.PathLike[str], size: int, format: str = "raw", *, backing: str = ""
+) -> None:
+    """Make a new disk of `size` bytes, all zeros or what `backing` holds. Raises `DiskError`.
+
+    Never overwrites a file. `backing` is written into a qcow2 header for people to read.
+    """
+    path = os.fspath(path)
+    if format == "raw" and not backing:
+        Raw.create(path, size)
+    elif format == "qcow2":
+        from hartwood.storage.qcow2 import Qcow2
+
+        kind = "qcow2" if backing and magic_of(backing) == "qcow2" else "raw"
+        Qcow2.create(path, size, backing=backing, backing_format=kind)
+    else:
+        what = "backing needs format=qcow2" if format == "raw" else f"format={format} is unknown"
+        raise DiskError(path, f"{what}; formats are {', '.join(FORMATS)}", errno.EINVAL)
+
+
 def overlay(base: Image, path: str | os.PathLike[str] | None = None) -> Image:
     """A disk over `base`, which is never written: changes are in memory (`Overlay.save` keeps
     them), or in a new qcow2 file at `path`, to be opened again with `backing=`."""
@@ -84,7 +104,5 @@ def overlay(base: Image, path: str | os.PathLike[str] | None = None) -> Image:
         return Overlay(base)
     from hartwood.storage.qcow2 import Qcow2
 
-    kind = "qcow2" if isinstance(base, Qcow2) else "raw"
-    name = os.path.abspath(base.path)
-    Qcow2.create(os.fspath(path), base.size, backing=name, backing_format=kind)
+    create(path, base.size, "qcow2", backing=os.path.abspath(base.path))
     return Qcow2(os.fspath(path), sector=base.sector, serial=base.serial, backing=base)
