@@ -14,6 +14,7 @@ import sys
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,7 +133,7 @@ class Log:
     """Every call that changes a file, and after which of them each step of the writer was done."""
 
     def __init__(self, monkeypatch) -> None:
-        self.calls: list[tuple[str, int, bytes | int]] = []
+        self.calls: list[tuple[str, int, Any]] = []
         for name in ("writev", "punch", "zero", "resize", "sync"):
             monkeypatch.setattr(HostFile, name, self._wrapped(name, getattr(HostFile, name)))
 
