@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Installs what the tests and benchmarks compare with: QEMU, cross compilers, a C compiler, cpio, a browser.
+# Installs what the tests and benchmarks compare with: QEMU, cross compilers, a C compiler, cpio, a browser,
+# disk images and partition tables.
 set -euo pipefail
 cd "$(dirname "$0")"
 packages=(
   qemu-user gcc g++ libc6-dev binutils-riscv64-linux-gnu gcc-riscv64-linux-gnu
   g++-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc cpio device-tree-compiler chromium chromium-driver
+  qemu-utils e2fsprogs dosfstools fdisk gdisk
 )
 if ./apt_install.sh "${packages[@]}"; then exit 0; fi
 echo "oracles: cannot install ${packages[*]} here; tests that need them will be skipped" >&2

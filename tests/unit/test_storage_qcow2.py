@@ -22,6 +22,7 @@ from hartwood.storage.qcow2 import Qcow2
 from hartwood.storage.qcow2_check import check, repair
 from unit.disk_images import KIB, MIB, get, put, qemu_io, refused, run, word
 
+SOAK = bool(os.environ.get("HARTWOOD_SOAK"))
 SHAPES = [  # version, cluster, bits of a refcount
     (3, 65536, 16),
     (3, 512, 16),
@@ -32,8 +33,13 @@ SHAPES = [  # version, cluster, bits of a refcount
     (3, 4096, 32),
     (2, 65536, 16),
     (2, 512, 16),
-    (3, 2 * MIB, 2),
+    (3, 256 * KIB, 2),
 ]
+
+
+@pytest.fixture(autouse=True)
+def the_drive_need_not_be_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr(os, "fdatasync", lambda _: None)
 
 
 @pytest.fixture
@@ -135,7 +141,7 @@ class Model:
             del self.kept[name]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=1000 if SOAK else 20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(SHAPES), st.booleans(), st.lists(STEP, max_size=20))
 def test_any_sequence_against_a_model_and_qemu(tmp_path: Path, shape, over: bool, steps) -> None:
     version, cluster, bits = shape
@@ -439,10 +445,13 @@ def test_what_other_programs_keep_beside_the_data_is_declared_stale(path: Path) 
 
 def test_a_leak_is_found_and_repaired(path: Path) -> None:
     with Qcow2(str(path)) as disk:
-        disk.write(0, b"x" * 65536)
+        disk.write(0, b"x" * 4 * 65536)
+        free = [disk.place(n).host >> 16 for n in (1, 2)]
+        disk.discard(65536, 2 * 65536)
+    sound(path)
     block = word(path, get(path, "reftable_offset"))
-    put(path, block + 2 * 30, 1, ">H")
-    put(path, block + 2 * 31, 7, ">H")
+    for cluster in free:
+        put(path, block + 2 * cluster, cluster, ">H")
     sound(path, leaks=2)
     with Qcow2(str(path), checking=True) as disk:
         assert repair(disk).leaks == 2

@@ -226,11 +226,14 @@ class Qcow2(Image):
                 return found
         found = self.load_table(host)
         with self._tables_lock:
-            self._tables[host] = found
+            self._cache(host, found)
             self.reserved.add(host >> self.header.cluster_bits)
-            while len(self._tables) * self.header.cluster > CACHE_BYTES + 4 * self.header.cluster:
-                self._tables.popitem(last=False)
         return found
+
+    def _cache(self, host: int, table: array[int]) -> None:
+        self._tables[host] = table
+        while len(self._tables) * self.header.cluster > CACHE_BYTES + 4 * self.header.cluster:
+            self._tables.popitem(last=False)
 
     def load_table(self, host: int) -> array[int]:
         """The L2 table at `host` as it is in the file."""
@@ -422,11 +425,16 @@ class Qcow2(Image):
         table, entry = self.table(at_l1), self.l1[at_l1]
         host = entry & OFFSET
         if table is None or not entry & COPIED:
+            new = table[:] if table is not None else words(bytes(self.header.cluster))
             cluster = self.refcounts.allocate()
+            try:  # a full disk has to be found now, not when the guest flushes
+                self.file.write(cluster << self.header.cluster_bits, big_endian(new))
+            except BaseException:
+                self.refcounts.set(cluster, 0)
+                raise
             if host:
                 self.gone.append(host >> self.header.cluster_bits)
-            host = cluster << self.header.cluster_bits
-            table = table[:] if table is not None else words(bytes(self.header.cluster))
+            host, table = cluster << self.header.cluster_bits, new
             self._fresh.add(host)
             self._end = max(self._end, host + self.header.cluster)
             self.reserved.add(cluster)
@@ -568,7 +576,7 @@ class Qcow2(Image):
         """What was stored is clean, and what nothing points to any more is free."""
         with self._tables_lock:
             for host in work.changed - self._changed:
-                self._tables[host] = self.dirty.pop(host)
+                self._cache(host, self.dirty.pop(host))
         free = sorted(c for c in work.gone if self.refcounts.change(c, -1) == 0)
         bits = self.header.cluster_bits
         self.reserved.difference_update(free)

@@ -154,7 +154,10 @@ def check(image: Qcow2) -> Report:
     count.walk()
     count.compare()
     for what, entry, cluster in _flags(image):
-        single = image.refcounts.get(cluster) == 1
+        try:
+            single = image.refcounts.get(cluster) == 1
+        except DiskError:  # told already
+            break
         if single != bool(entry & COPIED):
             count.report.corrupt(f"{what} at {entry & OFFSET:#x}: the flag COPIED is wrong")
     return count.report

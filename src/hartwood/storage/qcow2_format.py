@@ -71,7 +71,7 @@ class Header:
         )
         name, length = self.backing.encode(), 112 if self.version > 2 else 72
         if len(name) > 1023 or length + len(extensions) + 8 + len(name) > self.cluster:
-            raise DiskError(self.backing, "is too long a name for a backing file", errno.EINVAL)
+            raise DiskError(name[:32].decode(), "is too long a backing name", errno.EINVAL)
         base = _BASE.pack(
             MAGIC,
             self.version,

@@ -165,16 +165,19 @@ def _unpack(data: bytes, order: int) -> array[int]:
     if order >= 3:
         block = array("BHIQ"[order - 3], data)
         return array(block.typecode, big_endian(block))
-    width, mask = 1 << order, (1 << (1 << order)) - 1
-    return array("B", [byte >> at & mask for byte in data for at in range(0, 8, width)])
+    width, per_byte = 1 << order, 8 >> order
+    block = array("B", bytes(len(data) * per_byte))
+    for at in range(per_byte):
+        values = bytes(byte >> width * at & (1 << width) - 1 for byte in range(256))
+        block[at::per_byte] = array("B", data.translate(values))
+    return block
 
 
 def _pack(block: array[int], order: int) -> bytes:
     if order >= 3:
         return big_endian(block)
-    width = 1 << order
-    parts = [block[at :: 8 // width] for at in range(8 // width)]
-    return bytes(
-        sum(value << width * at for at, value in enumerate(byte))
-        for byte in zip(*parts, strict=True)
+    per_byte = 8 >> order
+    parts = (
+        int.from_bytes(block[at::per_byte], "little") << (at << order) for at in range(per_byte)
     )
+    return sum(parts).to_bytes(len(block) // per_byte, "little")
