@@ -270,7 +270,9 @@ def play(path: Path, format: str) -> None:
                 assert "\n" not in str(error)
 
 
-@settings(max_examples=5000 if SOAK else 60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=5000 if SOAK else 60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_mutated_images_are_refused_or_survived(path: Path, data: st.DataObject) -> None:
     good = path.with_name("good")

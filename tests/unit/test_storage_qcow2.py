@@ -141,7 +141,9 @@ class Model:
             del self.kept[name]
 
 
-@settings(max_examples=1000 if SOAK else 20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=1000 if SOAK else 20, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.sampled_from(SHAPES), st.booleans(), st.lists(STEP, max_size=20))
 def test_any_sequence_against_a_model_and_qemu(tmp_path: Path, shape, over: bool, steps) -> None:
     version, cluster, bits = shape
