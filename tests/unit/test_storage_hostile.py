@@ -135,12 +135,12 @@ def test_a_bomb_of_tables_that_are_all_one_is_counted_once(tmp_path: Path) -> No
     Qcow2.create(str(path), 2 * GIB, cluster=512)
     with Qcow2(str(path)) as disk:
         disk.write(0, b"x" * 512)
-        l1, entry = disk.header.l1_offset, disk.l1[0]
+        l1, entry, target = disk.header.l1_offset, disk.l1[0], disk.place(0).host | COPIED
     with path.open("r+b") as file:
         file.seek(l1)
         file.write(struct.pack(">Q", entry) * 65536)
         file.seek(entry & ~COPIED)
-        file.write(file.read(0) + struct.pack(">Q", word(path, entry & ~COPIED)) * 64)
+        file.write(struct.pack(">Q", target) * 64)
     reads = []
     with Qcow2(str(path), readonly=True) as disk:
         real = disk.load_table
@@ -162,8 +162,7 @@ def test_files_of_absurd_size_take_no_memory(path: Path) -> None:
     try:
         with Qcow2(str(path), readonly=True, checking=True) as disk:
             assert disk.read(0, 512) == b"x" * 512
-            put(path, "l1_size", (32 << 20) // 8)
-            refused(Qcow2(str(path), readonly=True).resize, MIB)
+            assert not any(disk.read(3 * MIB, MIB))
         assert tracemalloc.get_traced_memory()[1] < 200 << 20
     finally:
         tracemalloc.stop()
@@ -175,7 +174,7 @@ def test_files_of_absurd_size_take_no_memory(path: Path) -> None:
 def test_compressed_data_that_is_none_or_too_much(path: Path) -> None:
     l2 = word(path, get(path, "l1_offset")) & ~COPIED
     bomb = zlib.compressobj(9, zlib.DEFLATED, -12)
-    packed = bomb.compress(bytes(64 * MIB)) + bomb.flush()
+    packed = bomb.compress(bytes(8 * MIB)) + bomb.flush()
     short = zlib.compressobj(9, zlib.DEFLATED, -12)
     too_short = short.compress(bytes(1000)) + short.flush()
     at = os.path.getsize(path)

@@ -101,7 +101,7 @@ def test_a_gpt_is_right_for_other_programs(disk: Path, tmp_path: Path) -> None:
 
 
 def test_both_headers_and_their_checksums(disk: Path, tmp_path: Path) -> None:
-    # gdisk believes the sector size of a block device only; it is asked through a loop where it can.
+    # gdisk believes the sector size of a block device only: it is asked through a loop.
     out = tmp_path / "new.raw"
     moved(disk, out)
     if os.geteuid() == 0:
@@ -144,7 +144,7 @@ def test_an_mbr(tmp_path: Path) -> None:
     assert moved(path, out) == ["partition 1: ext4", "partition 2: nothing"]
     listed = run("fdisk", "-b", "4096", "-l", out)
     rows = [line.split() for line in listed.splitlines() if line.startswith(str(out))]
-    assert [(row[1], row[2], row[3]) for row in rows][0] == ("*", "256", "2303")
+    assert rows[0][1:4] == ["*", "256", "2303"]
     assert rows[1][1:3] == ["2304", "4351"]
     assert content(out, 0, 9) == b"boot code"
     assert content(out, MIB, 8 * MIB) == content(path, MIB, 8 * MIB)

@@ -85,6 +85,17 @@ def test_beyond_the_end_is_refused(path: str, at: int) -> None:
     assert Path(path).stat().st_size == MIB
 
 
+def test_an_offset_beyond_what_the_host_takes(path: str) -> None:
+    file = HostFile(path, readonly=False)
+    for at in (1 << 63, (1 << 64) - 512):
+        assert code(file.read, at, 512) == errno.EIO
+        assert code(file.write, at, b"x") == errno.EIO
+        assert code(file.resize, at) == errno.EIO
+        assert code(file.punch, at, 512) == errno.EINVAL
+        assert code(list, file.extents(at, at + 1)) == errno.EIO
+    file.close()
+
+
 def test_readonly_is_kept(path: str) -> None:
     with Raw(path, readonly=True) as disk:
         for call, arguments in (

@@ -89,8 +89,9 @@ class HostFile:
             raise self._error(error) from None
         return answer[0]
 
-    def _error(self, error: OSError) -> DiskError:
-        number = error.errno or errno.EIO
+    def _error(self, error: OSError | OverflowError) -> DiskError:
+        # An offset that the host's calls cannot even take comes from a damaged image.
+        number = (error.errno if isinstance(error, OSError) else None) or errno.EIO
         return DiskError(self.path, os.strerror(number), number)
 
     def _called(self) -> None:
@@ -118,7 +119,7 @@ class HostFile:
             self._called()
             try:
                 got = os.preadv(self._fd, left[:IOV_MAX], at + done)
-            except OSError as error:
+            except (OSError, OverflowError) as error:
                 raise self._error(error) from None
             if not got:
                 break
@@ -140,7 +141,7 @@ class HostFile:
             self._called()
             try:
                 put = os.pwritev(self._fd, left[:IOV_MAX], at + done)
-            except OSError as error:
+            except (OSError, OverflowError) as error:
                 raise self._error(error) from None
             if not put and any(buffer.nbytes for buffer in left):
                 raise DiskError(self.path, "takes no more bytes", errno.ENOSPC)
@@ -169,7 +170,7 @@ class HostFile:
         """Make the file `size` bytes long; what is new reads as zeros and takes no room."""
         try:
             os.ftruncate(self._fd, size)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             raise self._error(error) from None
 
     def punch(self, at: int, size: int) -> bool:
@@ -200,6 +201,8 @@ class HostFile:
             try:
                 start = os.lseek(self._fd, at, os.SEEK_DATA)
                 stop = os.lseek(self._fd, start, os.SEEK_HOLE)
+            except OverflowError as error:
+                raise self._error(error) from None
             except OSError as error:
                 if error.errno == errno.ENXIO:  # no data up to the end
                     return

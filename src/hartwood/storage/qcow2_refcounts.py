@@ -68,7 +68,10 @@ class Refcounts:
         if not 0 <= value <= self._limit:
             raise DiskError(self._file.path, f"cluster {cluster:#x} cannot be used {value} times")
         index = cluster // self.per_block
-        self._need_block(index)[cluster % self.per_block] = value
+        block = self._block(index)
+        if block is None:
+            raise DiskError(self._file.path, f"corrupt: cluster {cluster:#x} has no refcount")
+        block[cluster % self.per_block] = value
         self.dirty.add(index)
         if not value:
             self._hint = min(self._hint, cluster)
@@ -81,6 +84,36 @@ class Refcounts:
 
     def allocate(self, count: int = 1) -> int:
         """The first of `count` free clusters in a row, now used once each."""
+        room, missing = count, list[int]()
+        while True:  # the row, and behind it the blocks that are missing to count all of it
+            first = self._find(room)
+            blocks = range(first // self.per_block, (first + room - 1) // self.per_block + 1)
+            if blocks[-1] >= len(self.table):
+                self._grow(blocks[-1])
+                return self.allocate(count)
+            missing = [index for index in blocks if not self.table[index]]
+            if room >= count + len(missing):
+                break
+            room = count + len(missing)
+        taken = self._reserved.intersection(range(first, first + room))
+        if taken:
+            raise DiskError(
+                self._file.path, f"corrupt: cluster {min(taken):#x} is in use, not free"
+            )
+        for index, at in zip(missing, range(first + count, first + room), strict=False):
+            self._blocks[index] = _unpack(bytes(self._header.cluster), self._header.refcount_order)
+            self.table[index] = at << self._header.cluster_bits
+            self._reserved.add(at)
+        for each in range(first, first + count + len(missing)):
+            self.set(each, 1)
+        if missing:
+            self._store_new(missing)
+        if count == 1:
+            self._hint = first + 1
+        return first
+
+    def _find(self, count: int) -> int:
+        """The first of `count` clusters in a row that are not used."""
         first = cluster = self._hint
         while cluster < first + count:
             block = self._block(cluster // self.per_block)
@@ -96,43 +129,18 @@ class Refcounts:
                 cluster += 1
         if first + count > 1 << 56 - self._header.cluster_bits:
             raise DiskError(self._file.path, "no offset is left for a cluster", errno.ENOSPC)
-        for each in range(first, first + count):
-            self._need_block(each // self.per_block)
-            if self.get(each):  # a new block went where we wanted to be
-                for made in range(first, each):
-                    self.set(made, 0)
-                self._hint = each
-                return self.allocate(count)
-            if each in self._reserved:
-                raise DiskError(self._file.path, f"corrupt: cluster {each:#x} is in use, not free")
-            self.set(each, 1)
-        if first == self._hint or count == 1:
-            self._hint = first + count
         return first
 
-    def _need_block(self, index: int) -> array[int]:
-        """Block `index`, made if there is none: in the first cluster that it describes."""
-        block = self._block(index)
-        if block is not None:
-            return block
-        if index >= len(self.table):
-            self._grow(index)
-            return self._need_block(index)
-        own = index * self.per_block
-        if own in self._reserved:
-            raise DiskError(self._file.path, f"corrupt: cluster {own:#x} has no refcount")
-        block = _unpack(bytes(self._header.cluster), self._header.refcount_order)
-        block[0] = 1
-        self._blocks[index] = block
-        self.table[index] = own << self._header.cluster_bits
-        self._reserved.add(own)
-        self._file.write(*self.stored(index))
-        if index * 8 < self._header.reftable_clusters * self._header.cluster:
-            self._file.sync()
-            at = self._header.reftable_offset + 8 * index
-            self._file.write(at, struct.pack(">Q", self.table[index]))
-            self._file.sync()
-        return block
+    def _store_new(self, indexes: list[int]) -> None:
+        """Store new blocks, then what points to them; a table that is being moved comes later."""
+        for index in indexes:
+            self._file.write(*self.stored(index))
+        self._file.sync()
+        for index in indexes:
+            if index * 8 < self._header.reftable_clusters * self._header.cluster:
+                at = self._header.reftable_offset + 8 * index
+                self._file.write(at, struct.pack(">Q", self.table[index]))
+        self._file.sync()
 
     def _grow(self, index: int) -> None:
         """Move to a table with room for block `index` and half as many again."""
