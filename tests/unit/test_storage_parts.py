@@ -23,6 +23,7 @@ from hartwood.storage.qcow2_check import check
 from hartwood.storage.qcow2_refcounts import Refcounts, _pack, _unpack
 from hartwood.storage.queue import Queue, Request
 from hartwood.storage.sharing import Cursor, SharedLock, fill
+from hartwood.tools.disk import DiskProblem, parse_size
 from unit.disk_images import GIB, KIB, MIB, refused, run
 
 
@@ -344,3 +345,77 @@ def test_tables_of_a_disk_of_4096_byte_sectors_are_complete() -> None:
     assert protective[450] == 0xEE
     assert struct.unpack_from("<II", protective, 454) == (1, 8 * MIB // 4096 - 1)
     assert array("B", protective[462:510]).tolist() == [0] * 48
+
+
+# The command's own pieces
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("512", 512), ("4k", 4096), ("3M", 3 * MIB), ("1GiB", GIB), ("2TB", 2 << 40), ("0", 0)],
+)
+def test_sizes_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "G", "-1G", "1.5G", "1 G", "0x10", "1E", "9" * 30, "1G\n"])
+def test_sizes_that_are_none(text: str) -> None:
+    with pytest.raises(DiskProblem, match="--size"):
+        parse_size(text)
+
+
+# A host that does less than it might
+
+
+def test_a_file_system_without_holes_or_locks(tmp_path: Path, monkeypatch) -> None:
+    import errno
+    import fcntl
+
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.EINVAL, "no")
+
+    create(tmp_path / "d", MIB)
+    monkeypatch.setattr(fcntl, "fcntl", unsupported)
+    monkeypatch.setattr(os, "lseek", _without_data(os.lseek))
+    with storage.open(tmp_path / "d") as disk:
+        assert list(disk.extents()) == [(0, MIB)]
+        disk.write(0, b"x")
+        assert disk.read(0, 2) == b"x\0"
+
+
+def _without_data(real):
+    def lseek(fd: int, at: int, whence: int) -> int:
+        if whence in (os.SEEK_DATA, os.SEEK_HOLE):
+            raise OSError(22, "no")
+        return real(fd, at, whence)
+
+    return lseek
+
+
+def test_writes_go_on_while_a_flush_waits_for_the_drive(tmp_path: Path, monkeypatch) -> None:
+    waiting, go = threading.Event(), threading.Event()
+
+    def slow(_: int) -> None:
+        waiting.set()
+        assert go.wait(60)
+
+    Qcow2.create(str(tmp_path / "d"), 4 * MIB)
+    with Qcow2(str(tmp_path / "d")) as disk:
+        disk.write(0, b"a" * 65536)
+        monkeypatch.setattr(os, "fdatasync", slow)
+        flush = threading.Thread(target=disk.flush)
+        flush.start()
+        assert waiting.wait(60)
+        disk.write(MIB, b"b" * 65536)  # a new cluster in a table that is just being stored
+        disk.write(10, b"c")
+        assert disk.read(0, 11) == b"a" * 10 + b"c"
+        assert disk.read(MIB, 2) == b"bb"
+        go.set()
+        flush.join()
+        monkeypatch.setattr(os, "fdatasync", lambda _: None)
+        disk.flush()
+        assert not check(disk).corruptions
+    with Qcow2(str(tmp_path / "d"), readonly=True) as disk:
+        assert disk.read(MIB, 65536) == b"b" * 65536
+        assert check(disk) == check(disk)
+        assert check(disk).leaks == 0

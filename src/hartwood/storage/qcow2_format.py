@@ -72,21 +72,10 @@ class Header:
         name, length = self.backing.encode(), 112 if self.version > 2 else 72
         if len(name) > 1023 or length + len(extensions) + 8 + len(name) > self.cluster:
             raise DiskError(name[:32].decode(), "is too long a backing name", errno.EINVAL)
-        base = _BASE.pack(
-            MAGIC,
-            self.version,
-            length + len(extensions) + 8 if name else 0,
-            len(name),
-            self.cluster_bits,
-            self.size,
-            0,
-            self.l1_size,
-            self.l1_offset,
-            self.reftable_offset,
-            self.reftable_clusters,
-            self.snapshots,
-            self.snapshots_offset,
-        )
+        name_at = length + len(extensions) + 8 if name else 0
+        disk = name_at, len(name), self.cluster_bits, self.size, 0, self.l1_size, self.l1_offset
+        tables = self.reftable_offset, self.reftable_clusters, self.snapshots, self.snapshots_offset
+        base = _BASE.pack(MAGIC, self.version, *disk, *tables)
         if self.version > 2:
             base += _MORE.pack(
                 self.incompatible, self.compatible, self.autoclear, self.refcount_order, length

@@ -47,16 +47,9 @@ class Snapshot:
     def pack(self) -> bytes:
         """The entry in the file."""
         ident, name = (each.encode("utf-8", "surrogateescape") for each in (self.ident, self.name))
+        lengths, when = (len(ident), len(name)), (self.seconds, self.nanoseconds, self.clock)
         entry = _ENTRY.pack(
-            self.l1_offset,
-            self.l1_size,
-            len(ident),
-            len(name),
-            self.seconds,
-            self.nanoseconds,
-            self.clock,
-            self.state,
-            len(self.extra),
+            self.l1_offset, self.l1_size, *lengths, *when, self.state, len(self.extra)
         )
         entry += self.extra + ident + name
         return entry + bytes(-len(entry) % 8)

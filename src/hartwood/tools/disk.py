@@ -57,7 +57,8 @@ def _image(
     with ExitStack() as stack:
         below = None
         if backing is not None:
-            below = stack.enter_context(storage.open(backing, readonly=True, format=_kind(backing)))
+            kind = magic_of(str(backing))
+            below = stack.enter_context(storage.open(backing, readonly=True, format=kind))
         if format is None:
             format = magic_of(str(path))
         if format == "qcow2" and checking:
@@ -65,12 +66,6 @@ def _image(
         else:
             image = storage.open(path, format=format, readonly=readonly, backing=below)
         yield stack.enter_context(image)
-
-
-def _kind(path: Path) -> str:
-    from hartwood.storage.opening import magic_of
-
-    return magic_of(str(path))
 
 
 @contextmanager
@@ -99,7 +94,7 @@ def create(
         raise DiskProblem("say how large the disk is, such as --size 10G")
     below = 0
     if backing is not None:
-        with _image(backing, _kind(backing), checking=True) as image:
+        with _image(backing, None, checking=True) as image:
             below = image.size
         format = "qcow2"
     count = parse_size(size) if size else below
