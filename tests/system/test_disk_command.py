@@ -10,26 +10,35 @@ import pytest
 from hartwood import storage
 from hartwood.storage import qcow2_snapshots as snapshots
 from hartwood.storage.qcow2 import Qcow2
+from hartwood.tools.cli import main
 from unit.disk_images import MIB, get, put, run, word
 
 
 @pytest.fixture
-def disk(hartwood_command: list[str], tmp_path: Path):
+def disk(tmp_path: Path, monkeypatch, capfd):
     """`disk("info", file)` is (status, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
 
     def call(*words: object) -> tuple[int, str, str]:
+        status = main(["disk", *map(str, words)])
+        said = capfd.readouterr()
+        assert status == 0 or said.err.count("\n") <= 1
+        return status, said.out, said.err
+
+    return call
+
+
+def test_as_a_process(hartwood_command: list[str], tmp_path: Path) -> None:
+    for words, status in ((["create", "a", "--size", "1M"], 0), (["info", "none"], 2)):
         done = subprocess.run(
-            [*hartwood_command, "disk", *map(str, words)],
+            [*hartwood_command, "disk", *words],
             cwd=tmp_path,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert "Traceback" not in done.stderr
-        assert done.returncode == 0 or done.stderr.count("\n") <= 1
-        return done.returncode, done.stdout, done.stderr
-
-    return call
+        assert (done.returncode, done.stdout) == (status, "")
+        assert done.stderr.count("\n") == (1 if status else 0)
 
 
 def test_create_and_info(disk, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import random
 import struct
 import threading
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -383,7 +384,7 @@ def test_a_file_system_without_holes_or_locks(tmp_path: Path, monkeypatch) -> No
         assert disk.read(0, 2) == b"x\0"
 
 
-def _without_data(real):
+def _without_data(real: Callable[[int, int, int], int]):
     def lseek(fd: int, at: int, whence: int) -> int:
         if whence in (os.SEEK_DATA, os.SEEK_HOLE):
             raise OSError(22, "no")
