@@ -5,7 +5,8 @@ cd "$(dirname "$0")"
 packages=(
   qemu-user gcc g++ libc6-dev binutils-riscv64-linux-gnu gcc-riscv64-linux-gnu
   g++-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc opensbi cpio kmod
-  device-tree-compiler chromium chromium-driver e2fsprogs iproute2 curl
+  device-tree-compiler chromium chromium-driver iproute2 curl
+  qemu-utils e2fsprogs dosfstools fdisk gdisk
 )
 if ./apt_install.sh "${packages[@]}"; then exit 0; fi
 echo "oracles: cannot install ${packages[*]} here; tests that need them will be skipped" >&2

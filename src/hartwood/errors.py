@@ -5,7 +5,7 @@ The one file every room may import.
 
 from __future__ import annotations
 
-from errno import ENOEXEC
+from errno import EIO, ENOEXEC
 from os import strerror
 
 
@@ -79,6 +79,21 @@ class LoadError(Error):
     """
 
     def __init__(self, path: str, reason: str, errno: int = ENOEXEC) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+        self.errno = errno
+
+
+class DiskError(Error, OSError):
+    """A disk image that cannot be used, or a request to it that fails; names the file and why.
+
+    It is an OSError as well: `errno` is what the guest's driver is told.
+    """
+
+    exit_status = 2
+
+    def __init__(self, path: str, reason: str, errno: int = EIO) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason

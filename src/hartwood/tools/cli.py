@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hartwood.errors import Error
-from hartwood.tools import bench
+from hartwood.tools import bench, disk
 from hartwood.tools import run as run_command
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ guests_app = typer.Typer(help="Get real guests: Debian's riscv64 programs and ke
 cache_app = typer.Typer(help="The translated code kept on disk.")
 app.add_typer(guests_app, name="guests")
 app.add_typer(cache_app, name="cache")
+app.add_typer(disk.app, name="disk")
 app.add_typer(bench.app, name="bench")
 
 
