@@ -17,9 +17,9 @@ import pytest
 
 from hartwood.lab import LabError
 from hartwood.lab.checkout import Tree, only_one
+from hartwood.lab.evidence import load
 from hartwood.lab.gate import Settings, arms, plan
 from hartwood.lab.judgement import Judgement, load_judgement
-from hartwood.lab.selftest import load
 from hartwood.lab.worker import SERVE
 from system.running import Outcome, run
 
@@ -370,18 +370,22 @@ def test_bisect_wants_something_to_find(bench, project: Project) -> None:
 def test_selftest_records_adds_up_and_says_whether_to_trust(bench, tmp_path: Path) -> None:
     record = tmp_path / "record.jsonl"
     words = ("--record", record, "--resamples", "50")
-    planted = bench("selftest", "work", "--aa", "0", "--plant", "10", *words)
+    planted = bench("selftest", "work", "--arms", "1", "--plant", "10", *words)
     assert planted.status == 1
     assert b"no suite of identical code is recorded" in planted.err
-    whole = bench("selftest", "work", "--aa", "1", *words)
-    assert len([line for line in load(record) if line.kind == "block"]) == 14
+    whole = bench("selftest", "work", "--arms", "3", "--plant", "5,10", *words)
+    (one, two) = [line for line in load(record) if line.kind == "crowd"]
+    assert (one.shares, two.shares) == ([0.0, 0.1], [0.0, 0.0, 0.0, 0.05, 0.1])
     shown = whole.out.decode()
-    assert "A/A suites blocked, as recorded\t0 of 1" in shown
+    assert "A/A suites blocked, as recorded\t0 of 3" in shown
+    assert "planted +5% blocked, as recorded\t3 of 3" in shown
+    assert "planted +10% blocked, as recorded\t4 of 4" in shown
     assert whole.status == 0, shown
+    lines = len(load(record))
     record.write_text(record.read_text() + '{"kind": "bl')
     damaged = bench("selftest", *words)
     assert damaged.status == 2
-    assert b"record.jsonl:17: damaged JSON" in damaged.err
+    assert b"record.jsonl:%d: damaged JSON" % (lines + 1) in damaged.err
 
 
 FAMILY = """

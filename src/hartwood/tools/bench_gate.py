@@ -163,9 +163,12 @@ def bisect_(
 
 def selftest_(
     select: Select = None,
-    aa: Annotated[int, typer.Option("--aa", help="suites of identical code to compare")] = 1,
+    suites: Annotated[int, typer.Option("--suites", help="suites to run")] = 1,
+    arms: Annotated[
+        int, typer.Option("--arms", help="of identical code in a suite, each two of them compared")
+    ] = 2,
     plant: Annotated[
-        str, typer.Option("--plant", help="per cent of slowdown to plant, as in 2,3,5,10")
+        str, typer.Option("--plant", help="an arm for each per cent of slowdown, as in 2,3,5,10")
     ] = "",
     noise: Annotated[int, typer.Option("--noise", help="processes that disturb meanwhile")] = 0,
     swaps: Annotated[
@@ -184,7 +187,7 @@ def selftest_(
     seed: Seed = None,
 ) -> int:
     """Measure the gate itself; 1 where it is not what it has to be, so that it can be disarmed."""
-    from hartwood.lab import checkout, selftest
+    from hartwood.lab import checkout, evidence, selftest
     from hartwood.lab.results import write_json
     from hartwood.tools.bench import _progress
 
@@ -192,12 +195,13 @@ def selftest_(
         shares = [float(word) / 100 for word in plant.split(",") if word]
     except ValueError:
         raise typer.BadParameter(f"--plant {plant!r}: numbers with commas between") from None
+    scope = selftest.Scope(suites, arms, tuple(shares), noise, swaps)
     settings = _settings(select, file, (), 10, 5, "any", 0, seed, True)
     # Before the time is spent: a damaged record is said so, and stays as it is.
-    selftest.load(record)
+    evidence.load(record)
     with checkout.only_one(), _progress() as show:
-        selftest.measure(repo, settings, path or (), aa, shares, noise, swaps, record, show)
-    figures = selftest.figures(selftest.load(record), settings.rules, resamples, settings.seed)
+        selftest.measure(repo, settings, path or (), scope, record, show)
+    figures = evidence.figures(evidence.load(record), settings.rules, resamples, settings.seed)
     if json is not None:
         write_json(json, figures.as_json())
     for line in figures.lines():
