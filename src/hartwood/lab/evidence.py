@@ -1,9 +1,10 @@
 """What the gate's self-test recorded (JSON lines, they add up over runs), and what that says.
 
 Every comparison of the record is judged as it was taken, by the same code as a gate. More are
-drawn: for each benchmark two blocks of trials for stage one and five for stage two, with replacement (a
-block is what one set of processes gave, so that what differs between processes is kept). Drawn
-suites are not independent of each other, so the suites as they were recorded stand beside them.
+drawn: for each benchmark two blocks of trials for stage one and five for stage two, with
+replacement (a block is what one set of processes gave, so that what differs between processes is
+kept). Drawn suites are not independent of each other, so the suites as they were recorded stand
+beside them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from hartwood.lab.rivals import RULES
 from hartwood.lab.verdict import Rules, detectable, judge, wants_second
 from hartwood.lab.workload import LabError
 
+SCHEMA = "hartwood-lab-selftest/1"
 BLOCK = 4  # trials of one set of processes
 FIRST, SECOND = 2, 5  # blocks of either stage
 #: Log ratios of a crowd are integers of this size.
@@ -163,7 +165,8 @@ class Rate:
 class Figures:
     """What the record says. `false_drawn` and `false_seen` are suites of identical code that were
     blocked, of those drawn and of those recorded, `called_faster` those with a speed-up that was
-    none; `same` is in benchmarks, and so is `power`, by planted share."""
+    none; `same` is in benchmarks, and so is `power`, by planted share. `created` is when the last
+    of it was recorded, or "" where nothing was."""
 
     benchmarks: int
     comparisons: int
@@ -179,10 +182,12 @@ class Figures:
     rivals: dict[str, dict[str, list[float]]]
     armed: bool
     why: str
+    created: str = ""
+    schema: str = SCHEMA
 
     def as_json(self) -> dict[str, object]:
         """As JSON takes it."""
-        return {"schema": "hartwood-lab-selftest/1", **asdict(self)}
+        return asdict(self)
 
     def lines(self) -> Iterator[str]:
         """As a person reads it."""
@@ -205,6 +210,14 @@ class Figures:
         for tool, rates in self.rivals.items():
             cells = [f"+{share}: {a:.0%} / {b:.0%}" for share, (a, b) in rates.items()]
             yield f"{tool}, adjacent / one after the other\t{', '.join(cells)}"
+
+
+def figures_from(value: object, source: str) -> Figures:
+    """Figures from parsed JSON; `source` is what to call it. Raises `LabError`."""
+    schema = value.get("schema") if isinstance(value, dict) else None
+    if schema != SCHEMA:
+        raise LabError(f"{source}: its schema is {str(schema)[:40]!r}, this version reads {SCHEMA}")
+    return decode(Figures, value, source)
 
 
 def figures(records: Sequence[Record], rules: Rules, resamples: int, seed: int) -> Figures:
@@ -243,6 +256,7 @@ def figures(records: Sequence[Record], rules: Rules, resamples: int, seed: int) 
         named=Rate(sum(r.named == r.component for r in swaps), len(swaps)),
         mde={name: detectable(trials, rules) for name, trials in same.items()},
         rivals=_rivals(records), armed=not why, why=why,
+        created=max((record.session.partition("/")[0] for record in records), default=""),
     )  # fmt: skip
 
 
