@@ -21,6 +21,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from http.client import HTTPMessage
 from pathlib import Path
@@ -40,6 +41,10 @@ TIMEOUT = 30.0
 
 class Trouble(Exception):
     """What went wrong, in a line."""
+
+
+class TooLarge(Trouble):
+    """More came than anything of ours is long."""
 
 
 class _Redirect(urllib.request.HTTPRedirectHandler):
@@ -80,7 +85,7 @@ class GitHub:
         except OSError as error:
             raise Trouble(f"{method} {path}: {error}") from None
         if len(found) > LARGEST:
-            raise Trouble(f"{method} {path}: more than {LARGEST} bytes")
+            raise TooLarge(f"{method} {path}: more than {LARGEST} bytes")
         return found
 
     def call(self, method: str, path: str, body: object = None) -> Any:
@@ -116,11 +121,11 @@ def judgement_of(github: GitHub, run: int, artifact: str) -> bytes | None:
     for each in github.pages(f"/actions/runs/{run}/artifacts"):
         if each["name"] != artifact or each.get("expired"):
             continue
-        data = github.raw("GET", f"/actions/artifacts/{int(each['id'])}/zip")
         try:
+            data = github.raw("GET", f"/actions/artifacts/{int(each['id'])}/zip")
             with zipfile.ZipFile(io.BytesIO(data)) as archive, archive.open("gate.json") as file:
                 found = file.read(LARGEST + 1)
-        except (KeyError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError):
+        except (TooLarge, KeyError, zipfile.BadZipFile, RuntimeError, EOFError, zlib.error):
             return None
         return found if len(found) <= LARGEST else None
     return None

@@ -60,7 +60,7 @@ class GitHub:
 
     def artifact(self, run: int, name: str, files: dict[str, bytes]) -> None:
         data = io.BytesIO()
-        with zipfile.ZipFile(data, "w") as archive:
+        with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
             for path, content in files.items():
                 archive.writestr(path, content)
         self.artifacts.append(
