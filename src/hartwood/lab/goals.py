@@ -206,9 +206,10 @@ def checklist(goals: Sequence[Goal], results: Sequence[Stored]) -> str:
     """A Markdown page: every goal, what it was at first and is now, and whether it is reached."""
     lines = [
         "# Performance checklist", "",
-        "Written by `hartwood bench report --checklist` from stored results (`bench/evidence/`)",
-        "and the goals of `bench/goals.toml`; not to be edited. *Before* is the oldest stored figure,",
-        "*after* the newest; what no stored result has is *not measured*.", "",
+        "Written by `hartwood bench report --checklist` from stored results",
+        "(`bench/evidence/*.json`) and the goals of `bench/goals.toml`; not to be edited.",
+        "*Before* is the oldest stored figure, *after* the newest; what no stored result has is",
+        "*not measured*.", "",
         "## Summary", "", *_summary(goals, results), "", "## Goals", "",
         "| | Goal | Before | After | Must | Aim | Reached |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip

@@ -113,7 +113,12 @@ def markdown(report: Report) -> str:
     lines += [f"- {_cell(line)}" for line in report.faults]
     if report.peers:
         heads, *cells = peer_rows(report.peers)
-        lines += ["", "<details><summary>Peers</summary>", "", f"| {' | '.join(heads)} |"]
+        lines += [
+            "",
+            "<details><summary>Peers</summary>",
+            "",
+            f"| {' | '.join(map(_cell, heads))} |",
+        ]
         lines += ["|---" * len(heads) + "|"]
         lines += [f"| {' | '.join(map(_cell, each))} |" for each in cells]
         lines += ["", "</details>"]

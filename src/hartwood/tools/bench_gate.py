@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,9 @@ def gate_(
     swap: Annotated[
         bool, typer.Option(help="find out which component is to blame by swapping it")
     ] = True,
+    instructions: Annotated[
+        bool, typer.Option("--instructions", help="count them with valgrind, too; takes minutes")
+    ] = False,
     json: Annotated[Path | None, typer.Option("--json", help="keep the judgement")] = None,
     path: Paths = None,
     build: Build = "",
@@ -77,7 +81,10 @@ def gate_(
     from hartwood.lab.judgement import save_judgement
     from hartwood.tools.bench import _progress
 
-    settings = _settings(select, file, removed, alert, warn, block, budget, seed, swap)
+    settings = replace(
+        _settings(select, file, removed, alert, warn, block, budget, seed, swap),
+        instructions=instructions,
+    )
     with checkout.only_one():
         start = checkout.merge_base(repo, base, head)
         with (
@@ -125,7 +132,8 @@ def print_judgement(judgement: Judgement) -> None:
         else:
             columns += ["", ""]
         blame = f"culprit {each.culprit}; " if each.culprit else ""
-        print("\t".join([*columns, blame + each.reason]))
+        suspect = f"; {each.suspect}" if each.suspect else ""
+        print("\t".join([*columns, (blame + each.reason + suspect).removeprefix("; ")]))
     counts = {name: sum(b.verdict == name for b in judgement.benchmarks) for name in order}
     shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     reason = f": {judgement.reason}" if judgement.reason else ""
