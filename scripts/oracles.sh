@@ -1,11 +1,31 @@
 #!/usr/bin/env bash
-# Installs what the tests and benchmarks compare with: QEMU, cross compilers, a C compiler, cpio, a browser.
+# Installs what the tests and benchmarks compare with: QEMU, cross compilers, a C compiler, cpio, a browser,
+# a linter for shell scripts, a counter of instructions; and Otava, another finder of change points.
 set -euo pipefail
 cd "$(dirname "$0")"
 packages=(
   qemu-user gcc g++ libc6-dev binutils-riscv64-linux-gnu gcc-riscv64-linux-gnu
   g++-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc cpio device-tree-compiler chromium chromium-driver
+  shellcheck valgrind
 )
-if ./apt_install.sh "${packages[@]}"; then exit 0; fi
-echo "oracles: cannot install ${packages[*]} here; tests that need them will be skipped" >&2
-if [ "${CI:-}" = true ]; then exit 1; fi
+status=0
+missing() {
+  echo "oracles: cannot install $* here; tests that need them will be skipped" >&2
+  if [ "${CI:-}" = true ]; then status=1; fi
+}
+./apt_install.sh "${packages[@]}" || missing "${packages[*]}"
+
+# In an environment of its own: the tests' would get thirty packages for the sake of one. Of what it
+# asks for, its analysis needs two.
+otava=${XDG_CACHE_HOME:-$HOME/.cache}/hartwood/oracles/otava-0.8.0
+if [ ! -e "$otava/complete" ]; then
+  rm -rf "$otava"
+  pip=("$otava/bin/python" -m pip install --quiet --no-input)
+  if ../.venv/bin/python -m venv "$otava" && "${pip[@]}" --no-deps apache-otava==0.8.0 &&
+    "${pip[@]}" numpy scipy; then
+    touch "$otava/complete"
+  else
+    missing apache-otava
+  fi
+fi
+exit "$status"
