@@ -21,8 +21,8 @@ otava=${XDG_CACHE_HOME:-$HOME/.cache}/hartwood/oracles/otava-0.8.0
 if [ ! -e "$otava/complete" ]; then
   rm -rf "$otava"
   pip=("$otava/bin/python" -m pip install --quiet --no-input)
-  if ../.venv/bin/python -m venv "$otava" && "${pip[@]}" --no-deps apache-otava==0.8.0 &&
-    "${pip[@]}" numpy scipy; then
+  if ../.venv/bin/python -m venv "$otava" && "${pip[@]}" 'numpy==2.2.*' 'scipy==1.16.*' &&
+    "${pip[@]}" --no-deps apache-otava==0.8.0; then
     touch "$otava/complete"
   else
     missing apache-otava
