@@ -41,7 +41,8 @@ Progress = Callable[[int, int, str, str], None]
 class Settings:
     """How to gate. `files` are relative to a checkout; `removed` are benchmarks whose absence is
     meant; `budget` is the growth of an exact counter that is still no regression (0.01 is 1 %);
-    `pairs` is how many fresh pairs of processes each stage's trials are spread over;
+    `pairs` is how many fresh pairs of processes each stage's trials are spread over: in stage two
+    one for each trial, or trials would share their processes' luck and not be independent;
     `instructions` counts them, too, where benchmarks can be counted."""
 
     rules: Rules = field(default_factory=Rules)
@@ -52,7 +53,7 @@ class Settings:
     budget: float = 0.0
     seed: int = 0
     rounds: int = ROUNDS
-    pairs: tuple[int, int] = (2, 5)
+    pairs: tuple[int, int] = (2, 20)
     attribution: bool = True
     instructions: bool = False
     patience: float = 60.0
