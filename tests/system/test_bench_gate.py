@@ -40,7 +40,7 @@ def bench(hartwood_command: list[str], project: Project, tmp_path: Path):
         command = [*hartwood_command, "bench", verb, *words]
         where = ["--repo", str(project.folder), "--file", "bench_mine.py", "--seed", "7"]
         env = {"TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-        return run([*command, *where], cwd=tmp_path, env=env, timeout=170)
+        return run([*command, *where], cwd=tmp_path, env=env, timeout=350)
 
     return call
 
@@ -287,6 +287,7 @@ def test_other_packages_mean_other_environments(gate, project: Project) -> None:
     assert done.status == 0, done.err
 
 
+@pytest.mark.timeout(400)
 def test_bisect_finds_the_commit_of_thirty_two(bench, project: Project) -> None:
     good = project.git("rev-parse", "HEAD")
     cost, guilty = 99_999, ""
@@ -312,6 +313,7 @@ def test_bisect_wants_something_to_find(bench, project: Project) -> None:
     assert b"is not slower than" in done.err
 
 
+@pytest.mark.timeout(400)
 def test_selftest_records_adds_up_and_says_whether_to_trust(bench, tmp_path: Path) -> None:
     record = tmp_path / "record.jsonl"
     words = ("--record", record, "--resamples", "50")
