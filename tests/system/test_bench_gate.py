@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,66 +16,12 @@ import pytest
 
 from hartwood.lab import LabError
 from hartwood.lab.checkout import Tree, only_one
+from hartwood.lab.evidence import load
 from hartwood.lab.gate import Settings, arms, plan
 from hartwood.lab.judgement import Judgement, load_judgement
-from hartwood.lab.selftest import load
 from hartwood.lab.worker import SERVE
+from system.benchmarked import BENCH, FAST, Project
 from system.running import Outcome, run
-
-BENCH = """
-import time
-from hartwood.lab import workload
-import slow, fast
-
-clock = 0
-time.process_time_ns = time.perf_counter_ns = lambda: clock
-time.thread_time_ns = lambda: spend(100) and clock  # what plants a slowdown waits for it to go on
-
-def spend(nanoseconds):
-    global clock
-    clock += nanoseconds
-    return nanoseconds > 0
-
-@workload("work", unit="calls", component="engine")
-def working(rng):
-    return lambda: spend(slow.COST + fast.COST), True
-
-done = {"steps": 0}
-
-@workload("counted", unit="calls", component="counter")
-def counted(rng):
-    def call():
-        done["steps"] += fast.STEPS
-        return spend(100_000)
-    return call, True
-
-counted.counters(lambda: done)
-"""
-FAST = "COST = 1\nSTEPS = 10\n"
-
-
-class Project:
-    """A git repository in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        folder.mkdir()
-        self.git("init", "-q", "-b", "main")
-        self.git("config", "user.email", "a@example.org")
-        self.git("config", "user.name", "A")
-
-    def git(self, *words: str) -> str:
-        done = subprocess.run(
-            ["git", *words], cwd=self.folder, check=True, capture_output=True, text=True
-        )
-        return done.stdout.strip()
-
-    def commit(self, message: str, **files: str) -> str:
-        for name, text in files.items():
-            (self.folder / f"{name}.py").write_text(text)
-        self.git("add", ".")
-        self.git("commit", "-q", "--allow-empty", "-m", message)
-        return self.git("rev-parse", "HEAD")
 
 
 @pytest.fixture
@@ -95,7 +40,7 @@ def bench(hartwood_command: list[str], project: Project, tmp_path: Path):
         command = [*hartwood_command, "bench", verb, *words]
         where = ["--repo", str(project.folder), "--file", "bench_mine.py", "--seed", "7"]
         env = {"TMPDIR": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-        return run([*command, *where], cwd=tmp_path, env=env, timeout=170)
+        return run([*command, *where], cwd=tmp_path, env=env, timeout=350)
 
     return call
 
@@ -342,6 +287,7 @@ def test_other_packages_mean_other_environments(gate, project: Project) -> None:
     assert done.status == 0, done.err
 
 
+@pytest.mark.timeout(400)
 def test_bisect_finds_the_commit_of_thirty_two(bench, project: Project) -> None:
     good = project.git("rev-parse", "HEAD")
     cost, guilty = 99_999, ""
@@ -367,21 +313,26 @@ def test_bisect_wants_something_to_find(bench, project: Project) -> None:
     assert b"is not slower than" in done.err
 
 
+@pytest.mark.timeout(400)
 def test_selftest_records_adds_up_and_says_whether_to_trust(bench, tmp_path: Path) -> None:
     record = tmp_path / "record.jsonl"
     words = ("--record", record, "--resamples", "50")
-    planted = bench("selftest", "work", "--aa", "0", "--plant", "10", *words)
+    planted = bench("selftest", "work", "--arms", "1", "--plant", "10", *words)
     assert planted.status == 1
     assert b"no suite of identical code is recorded" in planted.err
-    whole = bench("selftest", "work", "--aa", "1", *words)
-    assert len([line for line in load(record) if line.kind == "block"]) == 14
+    whole = bench("selftest", "work", "--arms", "3", "--plant", "5,10", *words)
+    (one, two) = [line for line in load(record) if line.kind == "crowd"]
+    assert (one.shares, two.shares) == ([0.0, 0.1], [0.0, 0.0, 0.0, 0.05, 0.1])
     shown = whole.out.decode()
-    assert "A/A suites blocked, as recorded\t0 of 1" in shown
+    assert "A/A suites blocked, as recorded\t0 of 3" in shown
+    assert "planted +5% blocked, as recorded\t3 of 3" in shown
+    assert "planted +10% blocked, as recorded\t4 of 4" in shown
     assert whole.status == 0, shown
+    lines = len(load(record))
     record.write_text(record.read_text() + '{"kind": "bl')
     damaged = bench("selftest", *words)
     assert damaged.status == 2
-    assert b"record.jsonl:17: damaged JSON" in damaged.err
+    assert b"record.jsonl:%d: damaged JSON" % (lines + 1) in damaged.err
 
 
 FAMILY = """

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import json
+import os
 import random
+import subprocess
+from pathlib import Path
 
 import numpy
 import pytest
 import ruptures
 
+from conftest import unavailable
 from hartwood.lab.changes import changes, creep, hampel
 from unit.lab_results import series
 
@@ -32,6 +37,49 @@ def test_steps_are_found_where_ruptures_finds_them(step: float) -> None:
         hits += len(found) >= 1 and any(abs(each.at - theirs) <= 5 for each in found)
         assert all(abs(each.ratio - 1) >= 0.02 for each in found)
     assert hits >= 18
+
+
+OTAVA = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").joinpath(
+    "hartwood", "oracles", "otava-0.8.0", "bin", "python"
+)
+SCRIPT = Path(__file__).resolve().parents[1] / "oracles" / "otava_points.py"
+
+
+def otava(found: list[list[float]]) -> list[list[int]]:
+    """Otava's change points, in the environment that scripts/oracles.sh made for it."""
+    if not OTAVA.with_name("..").joinpath("complete").exists():
+        unavailable("Apache Otava (scripts/oracles.sh installs it)")
+    done = subprocess.run(
+        [OTAVA, SCRIPT], input=json.dumps(found), capture_output=True, text=True, check=True
+    )
+    places: list[list[int]] = json.loads(done.stdout)
+    return places
+
+
+def near(places: list[int]) -> bool:
+    """Whether the planted step, at 30, is among them."""
+    return any(abs(place - 30) <= 2 for place in places)
+
+
+@pytest.mark.parametrize("step", [0.0, 0.03, 0.05, -0.05, 0.10])
+def test_steps_are_where_otava_finds_them_and_spikes_are_none(step: float) -> None:
+    planted = [series(seed, step=step) for seed in range(15)]
+    ours = [[each.at for each in changes(values)] for values in planted]
+    theirs = otava([hampel(values) for values in planted])
+    raw = otava(planted)
+    if not step:
+        # Without the filter spikes are changes to it; here nothing is.
+        assert ours == [[]] * 15
+        assert sum(map(bool, raw)) >= 2
+        return
+    assert sum(map(near, ours)) == 15
+    assert sum(map(near, theirs)) >= 14
+    # What both of them call the step is the same place, give or take a spike's neighbourhood.
+    for mine, other in zip(ours, theirs, strict=True):
+        if near(mine) and near(other):
+            closest = min(abs(a - b) for a in mine for b in other)
+            assert closest <= 2
+    assert sum(len(each) > 1 for each in ours) <= 1, "and nothing else"
 
 
 def test_small_and_short_changes_are_none() -> None:

@@ -15,11 +15,23 @@ from hartwood.lab import LabError
 from hartwood.lab.attribution import blame, components, grouped
 from hartwood.lab.bisect import search
 from hartwood.lab.checkout import Tree, changed, only_one, reverted
+from hartwood.lab.evidence import (
+    BLOCK,
+    FIRST,
+    SECOND,
+    UNIT,
+    Record,
+    append,
+    comparisons,
+    figures,
+    load,
+    sides,
+)
 from hartwood.lab.gate import Settings
 from hartwood.lab.planting import module_of, plant, slowed
 from hartwood.lab.rivals import RULES as RIVALS
 from hartwood.lab.rivals import blockers
-from hartwood.lab.selftest import BLOCK, Record, append, figures, load
+from hartwood.lab.selftest import Scope
 from hartwood.lab.verdict import Rules
 
 
@@ -188,6 +200,68 @@ def test_figures_of_a_sound_gate() -> None:
     assert "A/A suites blocked, as recorded\t0 of 1 (0.0%)" in list(found.lines())
 
 
+def crowd(name: str, shares: list[float], sigma: float, seed: int = 1) -> Record:
+    """Arms that took turns: what two of them differ by is planted, and noise of either."""
+    rng = random.Random(f"{name}{seed}")
+    count = BLOCK * (FIRST + SECOND)
+    arms = [[rng.gauss(math.log1p(share), sigma) for _ in range(count)] for share in shares]
+    logs = [
+        [round((h - b) / UNIT) for b, h in zip(arms[base], arms[head], strict=True)]
+        for base, head in sides(shares)
+    ]
+    return Record("crowd", f"s{seed}", name, "c", shares=shares, logs=logs)
+
+
+def test_each_two_arms_of_a_crowd_are_a_comparison() -> None:
+    shares = [0.0, 0.0, 0.0, 0.05]
+    assert sides(shares) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
+    assert sides([0.0, 0.02, 0.05]) == [(0, 1), (0, 2)], "planted arms are no base"
+    made = [crowd(name, shares, 0.01) for name in "ab"]
+    found = comparisons(made)
+    assert len(found) == 12
+    assert sorted(each.planted for each in found) == [0.0] * 6 + [0.05] * 6
+    assert {each.suite for each in found if not each.planted} == {"s1 0-1", "s1 0-2", "s1 1-2"}
+    assert all(len(each.blocks) == FIRST + SECOND for each in found)
+    numbers = figures(made, Rules(), 50, 1)
+    assert (numbers.same.of, numbers.false_seen.of, numbers.comparisons) == (6, 3, 12)
+    assert (numbers.same.hits, numbers.false_seen.hits, numbers.called_faster.hits) == (0, 0, 0)
+    assert (numbers.power_seen["5%"].hits, numbers.power_seen["5%"].of) == (6, 6)
+    assert numbers.armed
+
+
+def test_a_crowd_in_which_arms_differ_by_themselves_disarms() -> None:
+    made = [crowd("a", [0.0, 0.0], 0.001)]
+    made[0].logs = [[round(math.log(1.04) / UNIT) + at % 3 for at in range(28)]]
+    slower = figures(made, Rules(), 50, 1)
+    assert (slower.false_seen.hits, slower.called_faster.hits, slower.armed) == (1, 0, False)
+    made[0].logs = [[-log for log in made[0].logs[0]]]
+    faster = figures(made, Rules(), 50, 1)
+    assert (faster.false_seen.hits, faster.called_faster.hits) == (0, 1)
+
+
+def test_a_suite_that_was_broken_off_is_not_judged() -> None:
+    made = blocks("a", 0.0, 0.01, 7) + blocks("b", 0.0, 0.01, 6)
+    assert [each.name for each in comparisons(made)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "part"),
+    [
+        ({"suites": -1}, "0 or more"),
+        ({"noise": -1}, "0 or more"),
+        ({"shares": (0.0,)}, "--plant"),
+        ({"shares": (math.nan,)}, "--plant"),
+        ({"arms": 1}, "2 to 32 arms"),
+        ({"arms": 0, "shares": (0.05, 0.1)}, "one of them at least is not planted"),
+        ({"arms": 33}, "2 to 32 arms"),
+        ({"swaps": 1}, "--swaps wants something planted"),
+    ],
+)
+def test_a_self_test_of_nothing_is_refused(wrong: dict[str, object], part: str) -> None:
+    with pytest.raises(LabError, match=part):
+        Scope(**wrong)  # type: ignore[arg-type]
+
+
 def test_a_gate_that_blocks_identical_code_disarms_itself() -> None:
     bad = [replace(record, planted=0.0) for record in blocks("a", 0.08, 0.01, 7)]
     found = figures(bad + blocks("b", 0.0, 0.01, 7), Rules(), 50, 1)
@@ -209,6 +283,15 @@ def test_records_add_up_and_damage_is_named(tmp_path: Path) -> None:
         ('{"kind": "other", "session": "s", "name": "a"}', "kind 'other'"),
         ('{"kind": "swap", "session": "s", "name": "a", "planted": NaN}', "damaged JSON"),
         ("[", "damaged JSON"),
+        ('{"kind": "crowd", "session": "s", "name": "a", "shares": [0, 0]}', "arms are missing"),
+        (
+            '{"kind": "crowd", "session": "s", "name": "a", "shares": [0, 0], "logs": [[1]]}',
+            "an arm has not 28 trials",
+        ),
+        (
+            '{"kind": "crowd", "session": "s", "name": "a", "shares": [0, -1], "logs": [[1]]}',
+            "a share is out of range",
+        ),
     ):
         path.write_text(whole + line)
         with pytest.raises(LabError, match=part) as caught:

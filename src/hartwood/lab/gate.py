@@ -16,6 +16,7 @@ from shutil import copyfile
 
 from hartwood.lab.attribution import attribute
 from hartwood.lab.checkout import Tree
+from hartwood.lab.instructions import prefix, suspicions
 from hartwood.lab.judgement import Judged, Judgement
 from hartwood.lab.lockstep import ROUNDS, Arm, Lockstep, Pair
 from hartwood.lab.machine import describe
@@ -40,7 +41,9 @@ Progress = Callable[[int, int, str, str], None]
 class Settings:
     """How to gate. `files` are relative to a checkout; `removed` are benchmarks whose absence is
     meant; `budget` is the growth of an exact counter that is still no regression (0.01 is 1 %);
-    `pairs` is how many fresh pairs of processes each stage's trials are spread over."""
+    `pairs` is how many fresh pairs of processes each stage's trials are spread over: in stage two
+    one for each trial, or trials would share their processes' luck and not be independent;
+    `instructions` counts them, too, where benchmarks can be counted."""
 
     rules: Rules = field(default_factory=Rules)
     select: tuple[str, ...] = ()
@@ -50,8 +53,9 @@ class Settings:
     budget: float = 0.0
     seed: int = 0
     rounds: int = ROUNDS
-    pairs: tuple[int, int] = (2, 5)
+    pairs: tuple[int, int] = (2, 20)
     attribution: bool = True
+    instructions: bool = False
     patience: float = 60.0
 
     def __post_init__(self) -> None:
@@ -265,6 +269,8 @@ def _holds(folder: Path, name: str) -> bool:
 def gate(base: Tree, head: Tree, settings: Settings, progress: Progress = _silent) -> Judgement:
     """Judge head against base. Raises `LabError` where nothing can be judged at all."""
     begin, rules = time.monotonic(), settings.rules
+    if settings.instructions:
+        prefix(Path())  # before the time is spent
     base_arm, head_arm = arms(base, head, settings.files)
     todo = plan(base_arm, head_arm, settings)
     base_arm = todo.base
@@ -292,6 +298,14 @@ def gate(base: Tree, head: Tree, settings: Settings, progress: Progress = _silen
         for name, culprit in found.items():
             judged[name].culprit = culprit.name
             judged[name].reason += f"; {culprit.reason}"
+    if settings.instructions:
+        counted = [entry for entry in todo.entries if entry.name in judged]
+        said = suspicions(
+            base_arm, head_arm, counted, measuring.random.getrandbits(31),
+            lambda done, total, what: progress(done, total, what, "instructions"),
+        )  # fmt: skip
+        for name, what in said.items():
+            judged[name].suspect = what
     whole = Judgement(
         created=now(), base=base.revision, head=head.revision, machine=describe(),
         settings=settings.shown(), benchmarks=[*judged.values(), *settled.values()],

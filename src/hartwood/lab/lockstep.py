@@ -1,8 +1,8 @@
-"""Two live workers in lockstep: one benchmark, one set of inputs, one processor, turn by turn.
+"""Live workers in lockstep: one benchmark, one set of inputs, one processor, turn by turn.
 
 What a noisy machine does to one arm it does to the other a few milliseconds later; `verdict.trial`
 makes an estimate of that. Processes differ by themselves, too (where their memory happens to lie),
-so trials come from several pairs of them.
+so trials come from several pairs of them. The self-test has more than two take turns.
 """
 
 from __future__ import annotations
@@ -52,19 +52,24 @@ class Arm:
 
 
 class Pair:
-    """A base and a head worker with the same seed. Use it as a context manager."""
+    """A base and a head worker with the same seed, and one for each of `more` arms. Use it as a
+    context manager."""
 
-    def __init__(self, base: Arm, head: Arm, seed: int, patience: float = 60.0) -> None:
+    def __init__(
+        self, base: Arm, head: Arm, seed: int, patience: float = 60.0, more: Sequence[Arm] = ()
+    ) -> None:
         self.seed = seed
-        self.arms = base, head
+        self.arms = base, head, *more
         self._random = random.Random(seed)
         self._cpus = sorted(os.sched_getaffinity(0))
         with contextlib.ExitStack() as stack:
             # Whoever starts first gets the better memory now and then.
-            order = [base, head]
-            self._random.shuffle(order)
-            started = {arm.label: stack.enter_context(arm.start(seed, patience)) for arm in order}
-            self.base, self.head = started[base.label], started[head.label]
+            started = {
+                at: stack.enter_context(self.arms[at].start(seed, patience))
+                for at in self.shuffled()
+            }
+            #: All workers, the base's and the head's first.
+            self.workers = tuple(started[at] for at in range(len(self.arms)))
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Pair:
@@ -78,16 +83,11 @@ class Pair:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    @property
-    def workers(self) -> tuple[Worker, Worker]:
-        """Both, base first."""
-        return self.base, self.head
-
     @contextlib.contextmanager
     def prepared(self, entry: Entry, sample: float = SAMPLE) -> Iterator[Lockstep]:
-        """The benchmark set up in both workers, answers checked, ready for trials.
+        """The benchmark set up in all workers, answers checked, ready for trials.
 
-        Raises `Skip` where neither can run it, else `LabError`: one that head skips and base does
+        Raises `Skip` where none can run it, else `LabError`: one that head skips and base does
         not is a benchmark that got lost.
         """
         skips = []
@@ -97,12 +97,12 @@ class Pair:
             except Skip as reason:
                 skips.append(f"{worker.label}: {reason}")
         try:
-            if len(skips) == 2:
+            if len(skips) == len(self.workers):
                 raise Skip(skips[1].partition(": ")[2])
             if skips:
                 raise LabError(f"{entry.name}: only one revision can run it; skipped in {skips[0]}")
             self.pin(self._cpus if entry.clock == "wall" else [self._random.choice(self._cpus)])
-            # The same number of calls in both arms, or the loop around them would not cancel.
+            # The same number of calls in all arms, or the loop around them would not cancel.
             loops = min(worker.calibrate(entry.name, sample) for worker in self.workers)
             yield Lockstep(self, entry, loops)
         finally:
@@ -111,13 +111,13 @@ class Pair:
                     worker.release(entry.name)
 
     def pin(self, cpus: Sequence[int]) -> None:
-        """Keep both workers on these processors."""
+        """Keep all workers on these processors."""
         for worker in self.workers:
             worker.pin(cpus)
 
     def shuffled(self) -> list[int]:
-        """0 and 1 in random order."""
-        return self._random.sample((0, 1), 2)
+        """The places of the arms in random order."""
+        return self._random.sample(range(len(self.arms)), len(self.arms))
 
     def processor(self) -> int:
         """One of those that are ours, at random."""
@@ -126,14 +126,15 @@ class Pair:
 
 @dataclass
 class Lockstep:
-    """A benchmark that is prepared in both workers of a pair."""
+    """A benchmark that is prepared in the workers of a pair."""
 
     pair: Pair
     entry: Entry
     loops: int
 
-    def rounds(self, count: int = ROUNDS) -> list[tuple[Sample, Sample]]:
-        """So many adjacent samples (base, head), each round in random order, answers checked."""
+    def rounds(self, count: int = ROUNDS) -> list[tuple[Sample, ...]]:
+        """So many rounds of adjacent samples (base, head and so on), each in random order, answers
+        checked."""
         if self.entry.clock == "cpu":
             self.pair.pin([self.pair.processor()])
         workers, name = self.pair.workers, self.entry.name
@@ -144,21 +145,19 @@ class Lockstep:
             samples: dict[int, Sample] = {}
             for arm in self.pair.shuffled():
                 samples[arm] = workers[arm].sample(name, self.loops)
-            done.append((samples[0], samples[1]))
+            done.append(tuple(samples[at] for at in range(len(workers))))
         for worker in workers:
             worker.check(name)
         return done
 
-    def times(self, rounds: Sequence[tuple[Sample, Sample]]) -> list[tuple[float, float]]:
+    def times(self, rounds: Sequence[tuple[Sample, ...]]) -> list[tuple[float, ...]]:
         """Seconds a call, by the clock that judges this benchmark.
 
         Raises `LabError` for what cannot be: faster than plausible, or far too long for lockstep.
         """
         cpu = self.entry.clock == "cpu"
-        pairs = [
-            (_time(base, cpu) / self.loops, _time(head, cpu) / self.loops) for base, head in rounds
-        ]
-        fastest = min(min(pair) for pair in pairs)
+        times = [tuple(_time(each, cpu) / self.loops for each in samples) for samples in rounds]
+        fastest = min(map(min, times))
         if why := self.entry.implausible(fastest):
             raise LabError(f"{self.entry.name}: {why}")
         if fastest * self.loops > TOO_LONG:
@@ -166,11 +165,11 @@ class Lockstep:
                 f"{self.entry.name}: a call takes {fastest:.2g} s, too long for the gate: mark it "
                 "gate=False, why=..."
             )
-        return pairs
+        return times
 
     def trial(self, count: int = ROUNDS) -> float:
         """One trial: the log ratio of head's time to base's."""
-        return trial(self.times(self.rounds(count)))
+        return trial([(times[0], times[1]) for times in self.times(self.rounds(count))])
 
 
 def _time(sample: Sample, cpu: bool) -> float:

@@ -10,7 +10,7 @@ from html import escape
 from statistics import median
 
 from hartwood.lab.history import Trend
-from hartwood.lab.report import Report, effect, trend_lines
+from hartwood.lab.report import Report, effect, peer_rows, selftest_lines, trend_lines
 
 WIDTH, HEIGHT = 320, 64
 
@@ -165,6 +165,15 @@ def html(report: Report) -> str:
     if report.damaged:
         lines = "".join(f"<li>{escape(each)}</li>" for each in report.damaged)
         parts.append(_section("Damaged history", f'<ul class="failed">{lines}</ul>'))
+    if report.faults:
+        lines = "".join(f"<li>{escape(each)}</li>" for each in report.faults)
+        parts.append(_section("Missing", f'<ul class="failed">{lines}</ul>'))
+    if report.peers:
+        peers = peer_rows(report.peers)
+        table = _table(peers[0], [("", list(map(_text, cells))) for cells in peers[1:]])
+        parts.append(_section("Peers", table))
+    lines = "".join(f"<li>{escape(each)}</li>" for each in selftest_lines(report))
+    parts.append(_section("The gate, measured on itself", f"<ul>{lines}</ul>"))
     machine = next((r.machine for r in [report.judgement, *report.runs] if r and r.machine), {})
     if machine:
         rows = [("", [_text(key), _text(str(value))]) for key, value in machine.items()]

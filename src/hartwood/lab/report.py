@@ -13,6 +13,8 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from hartwood.lab.budget import Spent
+from hartwood.lab.evidence import Figures
+from hartwood.lab.goals import Peers, engine_from, is_engine, peers_of_engine, peers_of_run
 from hartwood.lab.history import Trend
 from hartwood.lab.judgement import Judged, Judgement, judgement_from, judgement_json
 from hartwood.lab.results import Run, read_json, run_from, run_json
@@ -25,19 +27,23 @@ ORDER = ("regressed", "inconclusive", "improved", "new", "skipped", "pass")
 
 @dataclass
 class Report:
-    """Everything a report is made from; any part may be absent."""
+    """Everything a report is made from; any part may be absent. `faults` says what should be there
+    and is not."""
 
     judgement: Judgement | None = None
     runs: list[Run] = field(default_factory=list)
     trends: list[Trend] = field(default_factory=list)
     spent: list[Spent] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
+    peers: list[Peers] = field(default_factory=list)
+    selftest: Figures | None = None
+    faults: list[str] = field(default_factory=list)
 
     @property
     def headline(self) -> str:
         """The verdict in a sentence."""
         if self.judgement is None:
-            return "not judged: there is no judgement of a gate"
+            return f"not judged: {(self.faults or ['there is no judgement of a gate'])[0]}"
         reason = f": {self.judgement.reason}" if self.judgement.reason else ""
         return f"{self.judgement.verdict}{reason}"
 
@@ -48,7 +54,7 @@ class Report:
 
 
 def load(paths: Sequence[Path]) -> Report:
-    """A report on files of runs and at most one judgement. Raises `LabError`."""
+    """A report on files of runs, of `make bench`, and at most one judgement. Raises `LabError`."""
     report = Report()
     for path in paths:
         value = read_json(path)
@@ -57,8 +63,11 @@ def load(paths: Sequence[Path]) -> Report:
             if report.judgement is not None:
                 raise LabError(f"{path}: a report is on one judgement, and there was one already")
             report.judgement = judgement_from(value, str(path))
+        elif is_engine(value):
+            report.peers += peers_of_engine(engine_from(value, str(path)))
         else:
             report.runs.append(run_from(value, str(path)))
+            report.peers += peers_of_run(report.runs[-1])
     return report
 
 
@@ -101,6 +110,21 @@ def markdown(report: Report) -> str:
     lines += [f"- budget {_cell(each.line())}" for each in report.spent if each.state != "ok"]
     lines += [f"- {_cell(line)}" for line in trend_lines(report.trends)]
     lines += [f"- history: {_cell(line)}" for line in report.damaged]
+    lines += [f"- {_cell(line)}" for line in report.faults]
+    if report.peers:
+        heads, *cells = peer_rows(report.peers)
+        lines += [
+            "",
+            "<details><summary>Peers</summary>",
+            "",
+            f"| {' | '.join(map(_cell, heads))} |",
+        ]
+        lines += ["|---" * len(heads) + "|"]
+        lines += [f"| {' | '.join(map(_cell, each))} |" for each in cells]
+        lines += ["", "</details>"]
+    lines += ["", "<details><summary>The gate, measured on itself</summary>", ""]
+    lines += [f"- {_cell(line)}" for line in selftest_lines(report)]
+    lines += ["", "</details>"]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -119,6 +143,33 @@ def trend_lines(trends: Sequence[Trend]) -> list[str]:
     return found
 
 
+def peer_rows(peers: Sequence[Peers]) -> list[list[str]]:
+    """A table, its heads first: seconds by program, and how many times Hartwood's they are."""
+    arms = sorted({arm for each in peers for arm in each.seconds})
+    rows = [["work", "measured by", *arms]]
+    for each in peers:
+        ours = each.seconds.get("hartwood", each.seconds.get("warm"))
+        cells = []
+        for arm in arms:
+            found = each.seconds.get(arm)
+            times = f" ({found / ours:.2f}x)" if found is not None and ours else ""
+            cells.append("" if found is None else f"{found:.3g} s{times}")
+        rows.append([each.name, each.source, *cells])
+    return rows
+
+
+def selftest_lines(report: Report) -> list[str]:
+    """What the gate's self-test found, or that there is none."""
+    found = report.selftest
+    if found is None:
+        return ["not measured: there are no figures of `hartwood bench selftest --json`"]
+    state = "armed" if found.armed else f"not to be trusted: {found.why}"
+    return [
+        f"recorded until {found.created[:10]}: {state}",
+        *(line.replace("\t", ": ") for line in found.lines()),
+    ]
+
+
 def as_json(report: Report) -> dict[str, Any]:
     """The whole report as what `json.dumps` takes."""
     return {
@@ -132,6 +183,9 @@ def as_json(report: Report) -> dict[str, Any]:
              "value": each.value} for each in report.spent
         ],
         "damaged": report.damaged,
+        "peers": [asdict(each) for each in report.peers],
+        "selftest": report.selftest.as_json() if report.selftest else None,
+        "faults": report.faults,
     }  # fmt: skip
 
 

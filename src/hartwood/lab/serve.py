@@ -99,7 +99,9 @@ class Server:
         """All there is, and what could not be loaded."""
         from hartwood.lab.workload import REGISTRY
 
-        names = "name unit per_call family group component bound gate why clock peer".split()
+        names = (
+            "name unit per_call family group component bound gate why clock peer instructions"
+        ).split()
         found = [
             {name: getattr(workload, name) for name in names}
             for workload in REGISTRY.workloads.values()

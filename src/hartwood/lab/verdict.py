@@ -7,8 +7,10 @@ not see. Everything after that works on trials:
 
 1. Stage one, `first` trials. Whoever is slower (or faster) than `margin` at `alpha_first`, a level
    at which one in five is, goes on. This saves time; it decides nothing.
-2. Stage two, `second` fresh trials. Slower than `margin` at `alpha_second`, Holm-adjusted over all
-   that came to stage two, *and* by at least `least`: regressed. The other way round: improved.
+2. Stage two, `second` fresh trials, each of a pair of processes of its own: processes of the same
+   code differ (where their memory lies), and trials that share them are not independent. Slower
+   than `margin` at `alpha_second`, Holm-adjusted over all that came to stage two, *and* by at least
+   `least`: regressed. The other way round: improved.
 
 Holm's family is the suspects and not the suite, since their p-values are of trials that had no part
 in choosing them: given the choice, the family-wise error stays below `alpha_second`.

@@ -50,6 +50,7 @@ class Entry:
     why: str
     clock: str
     peer: str
+    instructions: bool = False
 
     def implausible(self, seconds: float) -> str:
         """Why a call cannot have done its work in `seconds`, or nothing."""

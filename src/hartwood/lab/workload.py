@@ -84,6 +84,7 @@ class Workload:
     `per_call` counts how many of `unit` one call does; `bound` is the smallest plausible number of
     seconds for one of them. `gate` is False where it does not fit the gate, and `why` says why.
     `peer` names the program that does the work where that is not the project that is measured.
+    `instructions` says that callgrind can count it: it runs no code that is made at run time.
     """
 
     name: str
@@ -99,6 +100,7 @@ class Workload:
     peer: str
     parameters: Mapping[str, Any] = field(repr=False)
     definition: Definition = field(repr=False, compare=False)
+    instructions: bool = False
 
     def prepare(self, seed: int) -> Prepared:
         """Run the set-up with a generator of this benchmark's own. Raises `Skip`, `LabError`."""
@@ -232,6 +234,7 @@ def workload(
     why: str = "",
     clock: str = "cpu",
     peer: str = "",
+    instructions: bool = False,
     params: Iterable[Mapping[str, Any]] | None = None,
 ) -> Callable[[Callable[..., Any]], Definition]:
     """Make a benchmark of a set-up function.
@@ -266,6 +269,7 @@ def workload(
                     peer=peer.format(**values),
                     parameters=dict(values),
                     definition=definition,
+                    instructions=instructions,
                 )
             )
         return definition

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,9 @@ def gate_(
     swap: Annotated[
         bool, typer.Option(help="find out which component is to blame by swapping it")
     ] = True,
+    instructions: Annotated[
+        bool, typer.Option("--instructions", help="count them with valgrind, too; takes minutes")
+    ] = False,
     json: Annotated[Path | None, typer.Option("--json", help="keep the judgement")] = None,
     path: Paths = None,
     build: Build = "",
@@ -77,7 +81,10 @@ def gate_(
     from hartwood.lab.judgement import save_judgement
     from hartwood.tools.bench import _progress
 
-    settings = _settings(select, file, removed, alert, warn, block, budget, seed, swap)
+    settings = replace(
+        _settings(select, file, removed, alert, warn, block, budget, seed, swap),
+        instructions=instructions,
+    )
     with checkout.only_one():
         start = checkout.merge_base(repo, base, head)
         with (
@@ -125,7 +132,8 @@ def print_judgement(judgement: Judgement) -> None:
         else:
             columns += ["", ""]
         blame = f"culprit {each.culprit}; " if each.culprit else ""
-        print("\t".join([*columns, blame + each.reason]))
+        suspect = f"; {each.suspect}" if each.suspect else ""
+        print("\t".join([*columns, (blame + each.reason + suspect).removeprefix("; ")]))
     counts = {name: sum(b.verdict == name for b in judgement.benchmarks) for name in order}
     shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
     reason = f": {judgement.reason}" if judgement.reason else ""
@@ -163,9 +171,12 @@ def bisect_(
 
 def selftest_(
     select: Select = None,
-    aa: Annotated[int, typer.Option("--aa", help="suites of identical code to compare")] = 1,
+    suites: Annotated[int, typer.Option("--suites", help="suites to run")] = 1,
+    arms: Annotated[
+        int, typer.Option("--arms", help="of identical code in a suite, each two of them compared")
+    ] = 2,
     plant: Annotated[
-        str, typer.Option("--plant", help="per cent of slowdown to plant, as in 2,3,5,10")
+        str, typer.Option("--plant", help="an arm for each per cent of slowdown, as in 2,3,5,10")
     ] = "",
     noise: Annotated[int, typer.Option("--noise", help="processes that disturb meanwhile")] = 0,
     swaps: Annotated[
@@ -184,7 +195,7 @@ def selftest_(
     seed: Seed = None,
 ) -> int:
     """Measure the gate itself; 1 where it is not what it has to be, so that it can be disarmed."""
-    from hartwood.lab import checkout, selftest
+    from hartwood.lab import checkout, evidence, selftest
     from hartwood.lab.results import write_json
     from hartwood.tools.bench import _progress
 
@@ -192,12 +203,13 @@ def selftest_(
         shares = [float(word) / 100 for word in plant.split(",") if word]
     except ValueError:
         raise typer.BadParameter(f"--plant {plant!r}: numbers with commas between") from None
+    scope = selftest.Scope(suites, arms, tuple(shares), noise, swaps)
     settings = _settings(select, file, (), 10, 5, "any", 0, seed, True)
     # Before the time is spent: a damaged record is said so, and stays as it is.
-    selftest.load(record)
+    evidence.load(record)
     with checkout.only_one(), _progress() as show:
-        selftest.measure(repo, settings, path or (), aa, shares, noise, swaps, record, show)
-    figures = selftest.figures(selftest.load(record), settings.rules, resamples, settings.seed)
+        selftest.measure(repo, settings, path or (), scope, record, show)
+    figures = evidence.figures(evidence.load(record), settings.rules, resamples, settings.seed)
     if json is not None:
         write_json(json, figures.as_json())
     for line in figures.lines():

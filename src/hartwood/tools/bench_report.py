@@ -24,6 +24,12 @@ Folder = Annotated[Path | None, typer.Option("--history", help="the folder of th
 Budgets = Annotated[Path | None, typer.Option("--budgets", help="a budgets.toml")]
 Out = Annotated[Path | None, typer.Option(help="write it there", show_default=False)]
 
+#: Stored results of this project's own, in the folder the command is given in.
+EVIDENCE = Path("bench/evidence")
+SELFTEST = EVIDENCE / "selftest.json"
+GOALS = Path("bench/goals.toml")
+CHECKLIST = Path("docs/PERFORMANCE_OPTIMIZATION_CHECKLIST.md")
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands to `hartwood bench`."""
@@ -43,32 +49,82 @@ def report_(
     json: Out = None,
     junit: Out = None,
     sarif: Out = None,
+    selftest: Annotated[
+        Path | None, typer.Option("--selftest", help="figures of `bench selftest --json`")
+    ] = None,
+    checklist: Annotated[
+        bool, typer.Option("--checklist", help=f"write {CHECKLIST} on stored results instead")
+    ] = False,
+    goals: Annotated[Path, typer.Option("--goals", help="goals for it")] = GOALS,
+    summary: Out = None,
 ) -> int:
     """Write reports on stored results; Markdown on standard output if no file is named."""
+    if checklist or summary is not None:
+        _checklist(files, goals, checklist, summary)
+        return 0
+    found = gather(files, history, budgets, selftest)
+    if any((html, md, json, junit, sarif)):
+        write(found, html, md, json, junit, sarif)
+    else:
+        from hartwood.lab.report import markdown
+
+        typer.echo(markdown(found), nl=False)
+    return 0
+
+
+def _checklist(files: list[Path] | None, goals: Path, whole: bool, summary: Path | None) -> None:
+    """The checklist and its summary from the files that are named, or all of `EVIDENCE`."""
+    from hartwood.lab import goals as lists
+
+    wanted = lists.load_goals(goals)
+    results = lists.stored(files or sorted(EVIDENCE.glob("*.json")))
+    if whole:
+        _write(CHECKLIST, lists.checklist(wanted, results))
+    if summary is not None:
+        _write(summary, lists.summary(wanted, results))
+
+
+def write(
+    found: Report,
+    html: Path | None = None,
+    md: Path | None = None,
+    json: Path | None = None,
+    junit: Path | None = None,
+    sarif: Path | None = None,
+) -> None:
+    """Write the forms that have a path. Raises `LabError`."""
     from hartwood.lab import report as forms
     from hartwood.lab.page import html as page
     from hartwood.lab.results import write_json
 
-    found = _gather(files, history, budgets)
     for path, form in ((html, page), (md, forms.markdown), (junit, forms.junit)):
         if path is not None:
             _write(path, form(found))
     for path, tree in ((json, forms.as_json), (sarif, forms.sarif)):
         if path is not None:
             write_json(path, tree(found))
-    if not any((html, md, json, junit, sarif)):
-        typer.echo(forms.markdown(found), nl=False)
-    return 0
 
 
-def _gather(files: list[Path] | None, history: Path | None, budgets: Path | None) -> Report:
+def gather(
+    files: list[Path] | None,
+    history: Path | None = None,
+    budgets: Path | None = None,
+    selftest: Path | None = None,
+) -> Report:
+    """Everything a report is on; the self-test's figures are those of `SELFTEST` where none are
+    named. Raises `LabError`."""
+    from hartwood.lab.evidence import figures_from
     from hartwood.lab.history import History
     from hartwood.lab.report import load
+    from hartwood.lab.results import read_json
     from hartwood.lab.workload import LabError
 
     found = load(files or [])
     if not files and history is None:
         raise LabError("nothing to report on: name files of results, or --history")
+    if selftest is not None or SELFTEST.is_file():
+        path = selftest or SELFTEST
+        found.selftest = figures_from(read_json(path), str(path))
     if history is not None:
         past = History(history)
         found.trends = past.trends()

@@ -42,6 +42,7 @@ _FORMATS = (0x37, 0x17, 0x13, 0x1B, 0x3003)
 @workload(
     "decode/{state}", unit="instructions", per_call=WORDS, component="decode", family=FAMILY,
     group="decode", bound=FASTEST, params=[{"state": "fresh"}, {"state": "remembered"}],
+    instructions=True,
 )  # fmt: skip
 def decode(rng: random.Random, state: str) -> tuple[Callable[[], int], int]:
     """Decoding words that were never seen, and words that were."""
@@ -90,7 +91,7 @@ def _lifted(kind: str, eager: bool) -> str:
 
 @workload(
     "lift/{kind}/level-{level}", unit="instructions", per_call=_size,
-    component="translate", family=FAMILY, group="lift", bound=FASTEST,
+    component="translate", family=FAMILY, group="lift", bound=FASTEST, instructions=True,
     params=[{"kind": kind, "level": level} for kind in KINDS for level in (1, 2)],
     gate=lambda kind, level: kind == "small", why=LARGE,
 )  # fmt: skip
@@ -108,7 +109,7 @@ def lift(rng: random.Random, kind: str, level: int) -> tuple[Callable[[], str], 
 
 @workload(
     "compile/{kind}/level-{level}", unit="instructions", per_call=_size,
-    component="compile", family=FAMILY, group="compile", bound=FASTEST,
+    component="compile", family=FAMILY, group="compile", bound=FASTEST, instructions=True,
     params=[{"kind": kind, "level": level} for kind in KINDS for level in (1, 2)],
     gate=lambda kind, level: kind == "small", why=LARGE,
 )  # fmt: skip
@@ -132,6 +133,7 @@ def _image(at: int, code: bytes) -> bytes:
 
 @workload(
     "image/load", unit="images", component="link", family=FAMILY, group="image", bound=FASTEST,
+    instructions=True,
 )  # fmt: skip
 def image_load(rng: random.Random) -> tuple[Callable[[], Image], object]:
     """What a cached image costs when it is found: checksum, names, tables."""
@@ -146,6 +148,7 @@ def image_load(rng: random.Random) -> tuple[Callable[[], Image], object]:
 
 @workload(
     "image/flatten", unit="images", component="link", family=FAMILY, group="image", bound=FASTEST,
+    instructions=True,
 )  # fmt: skip
 def image_flatten(rng: random.Random) -> tuple[Callable[[], Image], object]:
     """From an object to a blob with nothing left to relocate."""
@@ -163,6 +166,7 @@ LINKED = "li a0, 0; loop: add a0, a0, a1; addi a1, a1, -1; bnez a1, loop; ebreak
 
 @workload(
     "link/page", unit="regions", component="link", family=FAMILY, group="link", bound=FASTEST,
+    instructions=True,
 )  # fmt: skip
 def link(rng: random.Random) -> tuple[Callable[[], int], object]:
     """A page of code changes: unlink what is there, look at the page, install and link anew."""

@@ -115,7 +115,7 @@ for _way, _setup, _names in (
         per_call=lambda size, way=_way: SIZES[size] * (_laps(size) if way == "guest-copy" else 1),
         # A view moves no byte at all.
         bound=0.0 if _way == "view" else FASTEST_BYTE, gate=_gated, why=NOT_GATED,
-        params=[{"size": name} for name in _names],
+        params=[{"size": name} for name in _names], instructions=not _guests,
     )(_setup)  # fmt: skip
     if _guests:
         _made.counters(counters)

@@ -121,7 +121,7 @@ contention.counters(counters)
 
 @workload(
     "concurrent/batch/{count}", unit="reads", per_call=lambda count: count, component="memory",
-    family=FAMILY, group="batches", bound=1e-8,
+    family=FAMILY, group="batches", bound=1e-8, instructions=True,
     params=[{"count": count} for count in (10, 50, 100, 500, 1000)],
     gate=lambda count: count == 100, why="concurrent/batch/100 stands for it in the gate",
 )  # fmt: skip

@@ -97,7 +97,7 @@ NAIVE = "the naive way is there to be compared with, nobody defends its speed"
 
 @workload(
     "read/python/{way}", unit="reads", per_call=PYTHON_READS, component="memory", family=FAMILY,
-    group="memory_read_python", bound=1e-8,
+    group="memory_read_python", bound=1e-8, instructions=True,
     gate=lambda way: way != "locked-bytes", why=NAIVE,
     params=[{"way": way} for way in ("u64", "bytes", "view", "locked-bytes")],
 )  # fmt: skip

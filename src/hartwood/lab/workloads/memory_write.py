@@ -85,7 +85,7 @@ NAIVE = "the naive way is there to be compared with, nobody defends its speed"
 
 @workload(
     "write/python/{way}", unit="writes", per_call=PYTHON_WRITES, component="memory", family=FAMILY,
-    group="memory_write_python", bound=1e-8,
+    group="memory_write_python", bound=1e-8, instructions=True,
     gate=lambda way: way != "locked-bytes", why=NAIVE,
     params=[{"way": way} for way in ("u64", "bytes", "view", "locked-bytes")],
 )  # fmt: skip
