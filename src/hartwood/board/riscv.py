@@ -58,8 +58,8 @@ class RiscvBoard(Life):
     `memory` is in bytes; `devices` go into the slots of the board's table; without `reboot` a
     reset ends the machine. `engine` is "auto", "interp" or "jit" (translate at once). With
     `deterministic` guest time is the instruction count and harts take turns. A `snapshot` is
-    restored at once, and needs no kernel; `kept` is what snapshots hold beside the machine. Raises `LoaderError` for files
-    that cannot be used and `BoardError` for a board that cannot be.
+    restored at once, and needs no kernel; `kept` is what snapshots hold beside the machine.
+    Raises `LoaderError` for files that cannot be used and `BoardError` for a board that cannot be.
     """
 
     model: ClassVar[str]
