@@ -294,9 +294,9 @@ def test_one_address_stands_for_its_whole_page(mode: str, level: int) -> None:
     entry = table + 8 * (va >> 12 + 9 * level & 511)
     leaves = [at >> 12 << 10 | 0xCF for at in places]
     put(entry, leaves[0])
-    for number, place in enumerate(places):
+    for told, place in enumerate(places):
         for page in (0x6_0000, 0x6_5000):
-            put(place + offset + page, 100 + number)
+            put(place + offset + page, 100 + told)
     source = """
     ld a0, 0(t0)
     ld a1, 0(t1)
