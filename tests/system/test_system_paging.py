@@ -10,6 +10,7 @@ import pytest
 
 from hartwood.isa.riscv import sv
 from hartwood.isa.riscv.system import SYSTEM
+from hartwood.machine.bare import Machine
 from system.bare import (
     LOG,
     RAM,
@@ -265,3 +266,54 @@ def test_an_entry_that_changes_is_seen_after_the_fence() -> None:
     )
     assert reference.translate(0x1808, sv.LOAD) == DATA + 0x1808
     assert LOG < TABLES < RAM + SIZE
+
+
+@pytest.mark.parametrize("mode", ["interp", "stitch"])
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_one_address_stands_for_its_whole_page(mode: str, level: int) -> None:
+    """SFENCE.VMA of an address: everything in the large page around it is looked up anew, and what
+    small pages elsewhere gave may stay (Priv. 12.2.1)."""
+    span = 4096 << 9 * level
+    cpu = Machine("riscv64", mode=mode, deterministic=True)
+    cpu.mem.map(RAM, 1 << 20)
+    # Two stretches of memory that look the same from the tables: only their ends are there.
+    places = [RAM & -span, (RAM & -span) + span]
+    offset = RAM - places[0]
+    cpu.mem.map(places[1] + offset, 1 << 20)
+    tables = RAM + 0x4_0000
+
+    def put(at: int, value: int) -> None:
+        cpu.mem[at : at + 8] = value.to_bytes(8, "little")
+
+    # Sv48: the identity by the largest pages, and `level` above 2^38 by the page that changes.
+    put(tables, 0xCF)
+    table, va = tables, 1 << 39
+    for height in range(3, level, -1):
+        put(table + 8 * (va >> 12 + 9 * height & 511), table + 0x1000 >> 12 << 10 | 1)
+        table += 0x1000
+    entry = table + 8 * (va >> 12 + 9 * level & 511)
+    leaves = [at >> 12 << 10 | 0xCF for at in places]
+    put(entry, leaves[0])
+    for told, place in enumerate(places):
+        for page in (0x6_0000, 0x6_5000):
+            put(place + offset + page, 100 + told)
+    source = """
+    ld a0, 0(t0)
+    ld a1, 0(t1)
+    sd t2, 0(t3)
+    sfence.vma t0, zero
+    ld a2, 0(t0)
+    ld a3, 0(t1)
+    stay: j stay
+    """
+    code = SYSTEM.assemble(source, RAM)
+    cpu.mem[RAM : RAM + len(code)] = code
+    cpu.t0, cpu.t1, cpu.t2, cpu.t3 = (
+        va + offset + 0x6_0000, va + offset + 0x6_5000, leaves[1], entry
+    )  # fmt: skip
+    cpu.pmpaddr0, cpu.pmpcfg0 = (1 << 54) - 1, 31
+    cpu.satp = 9 << 60 | tables >> 12
+    cpu.pc, cpu.state.mode = RAM, 1
+    cpu.run(instructions=3000)
+    assert (cpu.a0, cpu.a1, cpu.a2, cpu.a3) == (100, 100, 101, 101), hex(cpu.mcause)
+    cpu.close()

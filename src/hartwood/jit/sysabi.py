@@ -13,6 +13,8 @@ from hartwood.jit import abi
 #: Entries of each TLB. Sixteen bytes each: the page's virtual address, and what added to a virtual
 #: address gives the host's (or, for fetches, added to eight times it, the record's).
 TLB_ENTRIES = 256
+#: Words of bits that remember large pages (see "large").
+LARGE = 64
 #: Bytes of records a page of memory has: one for each halfword, then what runs off its end.
 RECORDS_PER_PAGE = 2048 * abi.RECORD + 64
 #: Instructions between two looks at the clock.
@@ -56,8 +58,10 @@ FIELDS: abi.Fields = (
         8,
         16,
     ),  # functions and handlers that banks other than the base share (`system.LINKS`)
-    ("large_at", 8, 1),  # bits that all addresses in pages larger than 4 KiB agree on
-    ("large_mask", 8, 1),  # which bits those are; all ones: there are none
+    # Where there may be translations by pages larger than 4 KiB: a bit for each 2 MiB, by the
+    # low bits of their number; one for each GiB that is one page; all ones: anywhere.
+    ("large", 8, LARGE),
+    ("larger", 8, 1),
     ("step_word", 8, 1),  # the instruction word in `step_record`
     ("clock", 8, 1),  # clock_gettime; zero: time is the instruction count
     ("time_offset", 8, 1),

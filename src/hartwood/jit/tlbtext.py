@@ -7,7 +7,7 @@ which pages hold decoded code.
 from __future__ import annotations
 
 from hartwood.jit import sysabi
-from hartwood.jit.sysabi import CONTEXTS, RECORDS_PER_PAGE, TLB_ENTRIES
+from hartwood.jit.sysabi import CONTEXTS, LARGE, RECORDS_PER_PAGE, TLB_ENTRIES
 from hartwood.mem.ram import HARTS_AT, LOCK_AT, REGIONS, STITCHED
 
 #: What a walk gives where it has to begin again, in place of a cause.
@@ -85,12 +85,21 @@ none:
   ret ptr null
 }}
 define void @flush(ptr %s, i64 %va, i1 %every) #0 {{
-  %at = load i64, ptr $large_at
-  %mask = load i64, ptr $large_mask
+  ; One address stands for the whole page that maps it (Priv. 12.2.1), whose parts may be anywhere.
   %page = and i64 %va, -4096
-  %other = xor i64 %page, %at
-  %differ = and i64 %other, %mask
-  %large = icmp eq i64 %differ, 0
+  %word.n = lshr i64 %va, 27
+  %word.o = and i64 %word.n, {LARGE - 1}
+  %word.p = getelementptr i64, ptr $large, i64 %word.o
+  %word = load i64, ptr %word.p
+  %bit.n = lshr i64 %va, 21
+  %bit = and i64 %bit.n, 63
+  %parts = lshr i64 %word, %bit
+  %giant = load i64, ptr $larger
+  %giga.n = lshr i64 %va, 30
+  %giga = and i64 %giga.n, 63
+  %gigas = lshr i64 %giant, %giga
+  %both = or i64 %parts, %gigas
+  %large = trunc i64 %both to i1
   %all = or i1 %every, %large
   %tlbs = getelementptr i8, ptr %s, i64 {TLBS}
   br i1 %all, label %clear, label %one
@@ -98,11 +107,18 @@ clear:
   %count = load i64, ptr $tlb_flushes
   %counted = add i64 %count, 1
   store i64 %counted, ptr $tlb_flushes
-  store i64 1, ptr $large_at
-  store i64 -1, ptr $large_mask
-  br label %loop
+  %first = getelementptr i8, ptr $large, i64 0
+  store i64 0, ptr $larger
+  br label %forget
+forget:
+  %w = phi i64 [0, %clear], [%w1, %forget]
+  %w.p = getelementptr i64, ptr %first, i64 %w
+  store i64 0, ptr %w.p
+  %w1 = add i64 %w, 1
+  %forgotten = icmp eq i64 %w1, {LARGE}
+  br i1 %forgotten, label %loop, label %forget
 loop:
-  %i = phi i64 [0, %clear], [%j, %loop]
+  %i = phi i64 [0, %forget], [%j, %loop]
   %e = getelementptr i8, ptr %tlbs, i64 %i
   store i64 -1, ptr %e
   %j = add i64 %i, 16
@@ -347,25 +363,28 @@ memory:
   %big = icmp ugt i64 %span, 4095
   br i1 %big, label %large, label %fill
 large:
-  %oldat = load i64, ptr $large_at
-  %oldmask = load i64, ptr $large_mask
-  %mine = xor i64 %span, -1
-  %fresh = icmp eq i64 %oldat, 1
-  %at0 = and i64 %va, %mine
-  %at = select i1 %fresh, i64 %at0, i64 %oldat
-  %mask0 = and i64 %oldmask, %mine
-  %differ0 = xor i64 %at, %va
-  %differ = and i64 %differ0, %mask0
-  %lead = call i64 @llvm.ctlz.i64(i64 %differ, i1 false)
-  %lead1 = and i64 %lead, 63
-  %low = lshr i64 -1, %lead1
-  %same = icmp eq i64 %differ, 0
-  %cut0 = xor i64 %low, -1
-  %cut = select i1 %same, i64 -1, i64 %cut0
-  %mask = and i64 %mask0, %cut
-  %at1 = and i64 %at, %mask
-  store i64 %at1, ptr $large_at
-  store i64 %mask, ptr $large_mask
+  %small = icmp ult i64 %span, {1 << 21}
+  br i1 %small, label %note2, label %note1
+note2:
+  %word.n = lshr i64 %va, 27
+  %word.o = and i64 %word.n, {LARGE - 1}
+  %word.p = getelementptr i64, ptr $large, i64 %word.o
+  %word = load i64, ptr %word.p
+  %bit.n = lshr i64 %va, 21
+  %bit.o = and i64 %bit.n, 63
+  %bit = shl i64 1, %bit.o
+  %word.1 = or i64 %word, %bit
+  store i64 %word.1, ptr %word.p
+  br label %fill
+note1:
+  %giga.n = lshr i64 %va, 30
+  %giga.o = and i64 %giga.n, 63
+  %giga = shl i64 1, %giga.o
+  %huge = icmp ult i64 %span, {1 << 30}
+  %which = select i1 %huge, i64 %giga, i64 -1
+  %giant = load i64, ptr $larger
+  %giant.1 = or i64 %giant, %which
+  store i64 %giant.1, ptr $larger
   br label %fill
 fill:
   %base = load i64, ptr $memory
@@ -388,8 +407,8 @@ nofill:
   ret ptr %host
 tlbfill:
   %tlb = load ptr, ptr $tlb
-  %which = select i1 %iswrite, i64 {TLB_ENTRIES * 16}, i64 0
-  %where0 = add i64 %which, %slot
+  %which.t = select i1 %iswrite, i64 {TLB_ENTRIES * 16}, i64 0
+  %where0 = add i64 %which.t, %slot
   %where = getelementptr i8, ptr %tlb, i64 %where0
   %hostpage = and i64 %h, -4096
   %add = sub i64 %hostpage, %vpage
