@@ -56,9 +56,13 @@ def test_a_command_runs_and_the_machine_powers_off(
     assert any("PLIC" in line and "ttyS0" in line for line in lines)
     counters = json.loads(stats.read_text())
     assert counters["instructions"] > 100_000_000
-    assert counters["engine"] == "interp"
+    assert counters["engine"] == "auto"
+    assert counters["translated"] + counters["interpreted"] == counters["instructions"]
     assert counters["tlb_misses"] > 0
-    assert counters["seconds"] > 0
+    assert counters["seconds"] > 0 < counters["cpu_seconds"]
+    assert counters["peak_rss_bytes"] > 64 << 20
+    assert counters["cache_hits"] + counters["cache_misses"] >= 2  # the handlers, the stencils
+    assert counters["regions"] > 100
 
 
 @pytest.mark.parametrize(

@@ -339,7 +339,9 @@ class RiscvBoard(Life):
         totals = self._totals()
         return {
             **{name: value + self._carried.get(name, 0) for name, value in totals.items()},
+            **self.harts[0].code.stats(),
             "engine": self.harts[0].mode,
+            "regions": self.harts[0].regions,
         }
 
     def _give_back(self) -> None:

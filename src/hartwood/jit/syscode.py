@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 import warnings
 from _thread import allocate_lock
 from functools import cache
@@ -39,6 +40,7 @@ class SystemCode:
         self._store = Store()
         self._arena = CodeArena(16 << 20)
         self._lock = allocate_lock()
+        self.cache_hits, self.cache_misses, self.compile_seconds = 0, 0, 0.0
         #: What code is stitched with, once it was learnt.
         self.stencils: Image | None = None
         self._learner: Thread | None = None
@@ -70,14 +72,26 @@ class SystemCode:
         key = f"bank-system-{bank}"
         for data in self._store.get(key):
             try:
-                return Image.load(data)
+                image = Image.load(data)
             except ImageError:
                 self._store.discard(key)
-        client = Client(self._store.path, {})
+            else:
+                self.cache_hits += 1
+                return image
+        client, begin = Client(self._store.path, {}), time.perf_counter()
+        self.cache_misses += 1
         try:
             return Image.load(client.bank(f"system-{bank}"))
         finally:
             client.close()
+            self.compile_seconds += time.perf_counter() - begin
+
+    def stats(self) -> dict[str, object]:
+        """What was found in the cache and what had to be made, with how long that took."""
+        return {
+            "cache_hits": self.cache_hits, "cache_misses": self.cache_misses,
+            "compile_seconds": self.compile_seconds,
+        }  # fmt: skip
 
     def learn(self) -> Thread:
         """Have the stencils made, by a thread that this gives."""

@@ -600,6 +600,11 @@ class Processor:
         self.clock = numbers["clock"]
         self._context()
 
+    @property
+    def regions(self) -> int:
+        """Units of stitched code that its machine has made."""
+        return self._stitches.code.units if self._stitches is not None else 0
+
     def stats(self) -> dict[str, object]:
         """Counters of the run so far, under the names of `--stats`."""
         return {

@@ -22,6 +22,7 @@ from hartwood.errors import Error
 from hartwood.machine.life import Kept
 from hartwood.machine.snapshot import Snapshot
 from hartwood.tools.attach import Attached
+from hartwood.tools.stats import resources
 
 _ESCAPE = b"\x01"  # Ctrl-A
 #: Texts on the console that mean the guest has given up.
@@ -234,7 +235,7 @@ class Options:
 def boot(options: Options) -> int:
     """Run a machine; its exit status: 0 when it powered off or `until` appeared, 1 when the guest
     failed, reset itself over and over or ran out of time, 128 and its number for a signal."""
-    begin, timeout, until = time.monotonic(), options.timeout, options.until
+    begin, timeout, until = time.perf_counter(), options.timeout, options.until
     if timeout is not None and not (timeout > 0 and math.isfinite(timeout)):
         raise BoardError(f"--timeout {timeout}: a number of seconds above 0")
     if options.stats is not None:
@@ -250,7 +251,7 @@ def boot(options: Options) -> int:
         if options.save is not None and ending.reason in ("until", "seconds") and not panicked():
             board.snapshot().save(options.save)
         if options.stats is not None:
-            _write_stats(options.stats, {**board.stats(), "seconds": time.monotonic() - begin})
+            _write_stats(options.stats, resources(board.stats(), begin))
         if console.signal:
             sys.stderr.write(f"hartwood: stopped by {signal.Signals(console.signal).name}\n")
             return 128 + console.signal

@@ -1,4 +1,4 @@
-"""The counters of `hartwood run --stats FILE`."""
+"""The counters of `--stats FILE`."""
 
 from __future__ import annotations
 
@@ -23,23 +23,32 @@ def collect(process: Process, started: float) -> dict[str, object]:
     Times are in seconds and include the compile worker's only in `compile_seconds`; user-mode
     memory has no TLB and no devices, so those counters are zero.
     """
-    seconds = time.perf_counter() - started
+    used = resources(process.machine.stats(), started)
     own = resource.getrusage(resource.RUSAGE_SELF)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = own.ru_utime + own.ru_stime
-    counters = process.machine.stats()
-    instructions = counters["instructions"]
-    assert isinstance(instructions, int)
+    assert isinstance(used["seconds"], float)
     return {
-        **counters,
-        "seconds": seconds,
-        "cpu_seconds": cpu + children.ru_utime + children.ru_stime,
-        "mips": instructions / seconds / 1e6,
+        **used,
         "tlb_hits": 0,
         "tlb_misses": 0,
         "device_seconds": 0.0,
-        "idle_seconds": max(0.0, seconds - cpu),
+        "idle_seconds": max(0.0, used["seconds"] - own.ru_utime - own.ru_stime),
         "unknown_calls": process.calls.unknown,
+    }
+
+
+def resources(counters: dict[str, object], started: float) -> dict[str, object]:
+    """`counters` and what this process and its children took since `time.perf_counter()` was
+    `started`."""
+    seconds = time.perf_counter() - started
+    own = resource.getrusage(resource.RUSAGE_SELF)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    instructions = counters["instructions"]
+    assert isinstance(instructions, int | float)
+    return {
+        **counters,
+        "seconds": seconds,
+        "cpu_seconds": own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime,
+        "mips": instructions / seconds / 1e6,
         "peak_rss_bytes": 1024 * max(own.ru_maxrss, children.ru_maxrss),
     }
 
