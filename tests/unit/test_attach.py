@@ -163,7 +163,7 @@ def test_a_file_of_any_name_is_a_disk(
     "words",
     [
         ",sector=1024", ",sector=", ",sector", ",format=vmdk", ",format=", ",format", ",readonly=",
-        ",readonly=yes", ",serial=", ",serial", ",", ",,readonly", ",ro", ",cache=none", ",Readonly",
+        ",readonly=yes", ",serial=", ",serial", ",", ",,readonly", ",ro", ",cache=none",
     ],
 )  # fmt: skip
 def test_words_that_make_no_disk(raw: str, words: str) -> None:
