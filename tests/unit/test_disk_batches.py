@@ -22,7 +22,7 @@ _HEADERS, _STATUS, _DATA = BASE + 0x1_0000, BASE + 0x2_0000, BASE + 0x4_0000
 
 
 class Sequential:
-    """A driver with `depth` requests under way: all of a turn are made known by one notification."""
+    """A driver that makes `depth` requests known by one notification, and waits for them."""
 
     def __init__(self, device: VirtioBlk, depth: int, ram: Ram) -> None:
         self.driver = Driver(device, ram, size=128, queues=1)
