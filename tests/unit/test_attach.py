@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -22,6 +23,7 @@ from hartwood.dev.virtio.rng import VirtioRng
 from hartwood.errors import DiskError, Error
 from hartwood.machine.life import Kept
 from hartwood.net import NetError
+from hartwood.storage.queue import Kind
 from hartwood.tools import cli
 from hartwood.tools.attach import Attached
 from hartwood.tools.boot import Options
@@ -65,13 +67,15 @@ class Slots:
         assert isinstance(disk, storage.Image)
         return disk
 
-    def ask(self, kind: str, at: int, data: bytearray) -> int:
+    def queue(self) -> storage.Queue:
+        return cast(storage.Queue, self.disks[0].requests)
+
+    def ask(self, kind: Kind, at: int, data: bytearray) -> int:
         """One request of the first disk's device to what is behind it: its errno."""
         answers: list[int] = []
-        queue = self.disks[0].requests
-        assert isinstance(queue, storage.Queue)
+        queue = self.queue()
         views = [] if kind == "flush" else [memoryview(data)]
-        queue.submit([storage.Request(kind, at, views, len(data), answers.append)])  # type: ignore[arg-type]
+        queue.submit([storage.Request(kind, at, views, len(data), answers.append)])
         queue.drain()
         return answers[0]
 
@@ -286,14 +290,14 @@ def test_of_a_disk_that_is_read_only_nothing_is_kept(
 
 def test_without_workers_a_request_is_done_when_it_is_made(raw: str, slots: list[Slots]) -> None:
     slots.append(Slots(Attached((raw,), workers=0)))
-    queue, answers = slots[0].disks[0].requests, list[int]()
+    queue, answers = slots[0].queue(), list[int]()
     queue.submit([storage.Request("read", 0, [memoryview(bytearray(8))], 8, answers.append)])
     assert answers == [0]
 
 
 def test_what_is_closed(raw: str) -> None:
     made = Slots(Attached((raw,), "user"))
-    queue = made.disks[0].requests
+    queue = made.queue()
     made.close()
     with pytest.raises(ValueError, match="closed"):
         queue.submit([])

@@ -24,7 +24,8 @@ _HEADERS, _STATUS, _DATA = BASE + 0x1_0000, BASE + 0x2_0000, BASE + 0x4_0000
 class Sequential:
     """A driver that makes `depth` requests known by one notification, and waits for them."""
 
-    def __init__(self, device: VirtioBlk, depth: int, ram: Ram) -> None:
+    def __init__(self, device: VirtioBlk, queue: Queue, depth: int, ram: Ram) -> None:
+        self.queue = queue
         self.driver = Driver(device, ram, size=128, queues=1)
         self.depth, self.ring = depth, self.driver.rings[0]
 
@@ -41,9 +42,7 @@ class Sequential:
             ram.write(_STATUS + slot, b"\xff")
             self.ring.offer(3 * slot)
         self.driver.notify(0)
-        queue = self.driver.device.requests
-        assert isinstance(queue, Queue)
-        queue.drain()
+        self.queue.drain()
         assert len(self.ring.used()) == len(blocks)
         assert ram.read(_STATUS, len(blocks)) == bytes(len(blocks))
 
@@ -63,7 +62,7 @@ def calls(image: Raw, kind: int, order: Callable[[int], int], depth: int, batchi
     queue, device = Queue(image, batching=batching), VirtioBlk()
     device.disk = image
     device.requests = queue  # type: ignore[assignment]
-    sequential = Sequential(device, depth, memory())
+    sequential = Sequential(device, queue, depth, memory())
     whole, before = Path(image.path).read_bytes(), image.file.calls
     turns = 1024 // depth
     for turn in range(turns):
