@@ -13,7 +13,7 @@ from hartwood.lab.workload import COMPONENTS, select
 from system.running import run
 
 #: Families that a person selects by these names (the contract).
-FAMILIES = {"memory_read_bench", "memory_concurrent_bench", "jit_bench"}
+FAMILIES = {"memory_read_bench", "memory_concurrent_bench", "jit_bench", "block_io_bench"}
 GROUPS = {"memory_read_sizes", "sequential_u64_reads", "read_throughput"}
 #: The gate takes some two seconds for each of them.
 FEWEST, MOST = 50, 90
@@ -74,6 +74,15 @@ def test_orders_and_widths_are_all_there(entries: list[Entry]) -> None:
             for order in ("sequential", "random", "unaligned", "crossing"):
                 there = f"{kind}/u{bits}/{order}" in names
                 assert there is (bits > 8 or order in ("sequential", "random"))
+
+
+def test_disks_are_read_in_every_way(entries: list[Entry]) -> None:
+    names = {entry.name for entry in entries if entry.family == "block_io_bench"}
+    for depth in (1, 2, 4, 8, 16, 32, 64):
+        for sector in (512, 4096):
+            for order in ("sequential", "random"):
+                assert f"block/read/merged/{order}/{sector}/{depth}" in names
+    assert {"block/read/naive/random/512/32", "block/flush/naive/32"} <= names
 
 
 # Prepared.check has to refuse what is no answer; one machine a process, so not in this one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from hartwood.machine.life import Kept
 from hartwood.net import Forward, UserNet
 from hartwood.storage import Image, Overlay, Queue
 from hartwood.storage import open as open_disk
+from hartwood.storage.image import SERIAL_BYTES
 
 #: What a disk may be said to be, behind commas.
 _DISK = "--disk {}: FILE[,format=raw|qcow2][,sector=512|4096][,serial=S][,readonly]"
@@ -48,7 +50,8 @@ class Attached:
         if self.net not in ("user", "none"):
             raise BoardError(f"--net {self.net:.30}: user or none")
         if self.net == "none" and self.forwards:
-            raise BoardError(f"--forward {self.forwards[0]:.30}: needs a network: --net user")
+            wanted = f"--forward {self.forwards[0]:.30}"
+            raise BoardError(f"{wanted}: there is no network without --net user")
         if self.net == "user":
             card, net = VirtioNet(), UserNet([Forward.parse(each) for each in self.forwards])
             cleanup.callback(net.close)
@@ -72,10 +75,10 @@ class Attached:
 def _image(words: str) -> Image:
     """The image that --disk names."""
     file, *more = words.split(",")
-    options = {"format": "", "sector": "512", "serial": Path(file).name[:20], "readonly": ""}
+    options = {"format": "", "sector": "512", "serial": _serial(file), "readonly": ""}
     for word in more:
-        name, equals, value = word.partition("=")
-        if name not in options or bool(equals) == (name == "readonly"):
+        name, _, value = word.partition("=")
+        if word != "readonly" and not (value and name in ("format", "sector", "serial")):
             raise BoardError(_DISK.format(f"{words:.60}"))
         options[name] = value or "yes"
     if options["sector"] not in ("512", "4096") or options["format"] not in ("", "raw", "qcow2"):
@@ -84,3 +87,8 @@ def _image(words: str) -> Image:
         file, format=options["format"] or None, sector=int(options["sector"]),
         readonly=bool(options["readonly"]), serial=options["serial"],
     )  # fmt: skip
+
+
+def _serial(file: str) -> str:
+    """What a disk is called in the guest unless told: as much of its file's name as fits."""
+    return os.fsencode(Path(file).name)[:SERIAL_BYTES].decode(errors="ignore")
