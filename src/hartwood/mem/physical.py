@@ -82,10 +82,14 @@ class Physical:
 
     def write(self, at: int, data: bytes | bytearray | memoryview) -> None:
         """Write bytes; those before a fault are written."""
-        source = memoryview(data).cast("B")
+        source = data if isinstance(data, bytes) else memoryview(data).cast("B")
+        near = self.ram.near
+        if near[0] <= at <= near[1] - len(source):
+            self.ram.put(at + near[2], source)
+            return
         for start, length, done in self.ram.pieces(at, len(source), "write"):
             self.ram.put(start, source[done : done + length])
-        if source.nbytes and self.ram.table.find(at) is self.ram.table.find(at + len(source) - 1):
+        if source and self.ram.table.find(at) is self.ram.table.find(at + len(source) - 1):
             self.ram.find(at, len(source))
 
     def fill(self, at: int, size: int, byte: int) -> None:
@@ -126,8 +130,11 @@ class Physical:
 
     def pack(self, at: int, form: str, *values: object) -> None:
         """Write a structure. Raises `AccessError` for values that the format does not take."""
+        layout = _struct(form)
+        if layout.size > self.ram.capacity:
+            raise AccessError(f"{form!r} is larger than all memory")
         try:
-            data = _struct(form).pack(*values)
+            data = layout.pack(*values)
         except struct.error as reason:
             raise AccessError(f"{form!r} does not take these values: {reason}") from None
         self.write(at, data)

@@ -258,7 +258,9 @@ class Ram:
     def discard_at(self, start: int, size: int) -> None:
         """Forget what was decoded from `size` bytes at an offset."""
         first, last = start // PAGE, (start + size - 1) // PAGE
-        if not size or not any(self.flags[first : last + 1]):
+        if not size or (first == last and not self.flags[first]):
+            return
+        if not any(self.flags[first : last + 1]):
             return
         assert self.forget is not None, "code was decoded, so a hart came"
         for page in range(first, last + 1):
