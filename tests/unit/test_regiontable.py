@@ -1,4 +1,4 @@
-"""The map of guest-physical memory against a model of pages, and the table that native code reads."""
+"""The map of guest-physical memory against a model of pages, and the table for native code."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class Ram:
         with self._changing:
             index, offset = self._room(at, size)
             region = Region(at, size, offset, readonly)
-            self.table.add(region)
+            self.table.add(region, "map")
             if index is None:
                 self._used += size
             else:
@@ -113,7 +113,7 @@ class Ram:
             if source is None or of + size > source.end:
                 raise MappingError(ENOMEM, "alias", of, size)
             region = Region(at, size, source.offset + of - source.at, readonly)
-            self.table.add(region)
+            self.table.add(region, "alias")
             self._aliased = True
             return region
 

@@ -110,12 +110,12 @@ class RegionTable:
         first, last = self.over(at, end)
         return first == last
 
-    def add(self, region: Region) -> None:
+    def add(self, region: Region, call: str) -> None:
         """One more region; raises `MappingError`: EEXIST for an overlap, ENOMEM for too many."""
         first, last = self.over(region.at, region.end)
         if first != last:
-            raise MappingError(EEXIST, "map", region.at, region.size)
-        self._splice(first, first, [region], "map")
+            raise MappingError(EEXIST, call, region.at, region.size)
+        self._splice(first, first, [region], call)
 
     def carve(self, at: int, size: int, call: str, readonly: bool | None = None) -> list[Region]:
         """Take out what is between two addresses, or put it back with other rights; gives what
