@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from errno import EEXIST, EINVAL, ENOMEM
 
 import pytest
@@ -224,11 +224,15 @@ def test_every_hart_is_waited_for(ram: Ram) -> None:
     ram.write(0, b"seen")
     seen: list[bytes] = []
 
-    def ask() -> object:
-        assert ram.table.find(0) is None  # the map has changed before harts are asked
-        return lambda: seen.append(bytes(ram.memory[:4])) is None and len(seen) > 5
+    def done() -> bool:
+        seen.append(bytes(ram.memory[:4]))
+        return len(seen) > 5
 
-    ram.translations += [ask, ask]  # type: ignore[list-item]
+    def ask() -> Callable[[], bool]:
+        assert ram.table.find(0) is None  # the map has changed before harts are asked
+        return done
+
+    ram.translations += [ask, ask]
     ram.unmap(0, PAGE)
     assert seen == [b"seen"] * len(seen)
     assert len(seen) > 5
