@@ -51,14 +51,20 @@ class SignalError(Error):
 class MemoryFault(Error):
     """A guest address that cannot be accessed.
 
-    `address` is the guest address, `size` the bytes wanted, `access` "read" or "write".
+    `address` is the guest address, `size` the bytes wanted, `access` "read" or "write"; `done`
+    bytes before that address were read or written by the same call.
     """
 
-    def __init__(self, address: int, size: int, access: str) -> None:
+    def __init__(self, address: int, size: int, access: str, done: int = 0) -> None:
         super().__init__(f"cannot {access} {size} bytes of guest memory at {address:#x}")
         self.address = address
         self.size = size
         self.access = access
+        self.done = done
+
+
+class AccessError(Error, ValueError):
+    """A value, format or size that a call that accesses memory does not take."""
 
 
 class MappingError(Error):

@@ -255,13 +255,17 @@ def _set(*keys: object, value: object) -> Callable[[dict[str, object]], None]:
         (("pages",), 1 << 60, "pages cannot be"),
         (("pages",), True, "pages cannot be"),
         (("pages",), 65, "cannot be|not there|amount of memory"),
-        (("regions",), [[RAM, SIZE + 1]], "regions cannot be"),
-        (("regions",), [[RAM, 0]], "regions cannot be"),
-        (("regions",), [[-PAGE, PAGE]], "regions cannot be"),
-        (("regions",), [[RAM, 1 << 50]], "larger than its memory"),
-        (("regions",), [[RAM, SIZE]] * 9, "regions cannot be"),
-        (("regions",), [[RAM, SIZE]], "pages that are not there"),
-        (("regions",), [[RAM, SIZE], [0x3000, PAGE]], "another memory"),
+        (("regions",), [[RAM, SIZE + 1, 0, False]], "regions cannot be"),
+        (("regions",), [[RAM, 0, 0, False]], "regions cannot be"),
+        (("regions",), [[-PAGE, PAGE, 0, False]], "regions cannot be"),
+        (("regions",), [[RAM, SIZE]], "regions cannot be"),
+        (("regions",), [[RAM, SIZE, 8, False]], "regions cannot be"),
+        (("regions",), [[RAM, SIZE, -PAGE, False]], "regions cannot be"),
+        (("regions",), [[RAM, SIZE, 0, 1]], "regions cannot be"),
+        (("regions",), [[RAM, 1 << 50, 0, False]], "larger than its memory"),
+        (("regions",), [[RAM, SIZE + PAGE, 0, False]] * 9, "another memory"),
+        (("regions",), [[RAM, SIZE, 0, False]], "pages that are not there"),
+        (("regions",), [[RAM, SIZE, 0, False], [0x3000, PAGE, SIZE, False]], "another memory"),
         (("harts",), [], "harts cannot be"),
         (("harts",), [5], "harts cannot be"),
         (("devices",), {"10000000": 5}, "devices cannot be"),
@@ -310,7 +314,7 @@ def test_foreign_files(cpu: Machine, data: bytes, tmp_path: Path) -> None:
     bad = tmp_path / "bad"
     refused(cpu, bad, b"", "no snapshot")
     refused(cpu, bad, b"\x7fELF" + bytes(4000), "no snapshot")
-    refused(cpu, bad, sealed(data[:16] + b"\x02" + data[17:]), "version 2; this build reads")
+    refused(cpu, bad, sealed(data[:16] + b"\x01" + data[17:]), "version 1; this build reads")
     refused(cpu, bad, sealed(data[:20] + b"\x01" + data[21:]), "version")
     refused(cpu, bad, sealed(data[:24] + bytes(7) + b"\x01" + data[32:]), "too long")
     refused(cpu, bad, data + b"x", "checksum")

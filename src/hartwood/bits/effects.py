@@ -425,8 +425,11 @@ class EffectsHart:
         self._may_trap("page walk")
         return self._access("loads", 8, at, 8)
 
-    def update_physical(self, condition: object, at: object, old: object, new: object) -> Trace:
+    def update_physical(
+        self, condition: object, at: object, old: object, new: object, access: object, va: object
+    ) -> Trace:
         """Accessed and dirty bits do not count as a commit (Priv. 12.3.1)."""
+        self._may_trap("page walk")
         sources_of(condition), sources_of(at), sources_of(old), sources_of(new)
         return Trace(1, frozenset({"memory"}))
 

@@ -329,7 +329,9 @@ class IntHart:
         """A hart without privilege levels has no page tables."""
         raise LawError("only a hart with privilege levels walks page tables")
 
-    def update_physical(self, condition: Bits, at: Bits, old: Bits, new: Bits) -> Int:
+    def update_physical(
+        self, condition: Bits, at: Bits, old: Bits, new: Bits, access: Bits, va: Bits
+    ) -> Int:
         """See `load_physical`."""
         raise LawError("only a hart with privilege levels walks page tables")
 

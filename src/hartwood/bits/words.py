@@ -270,9 +270,12 @@ class Hart(Protocol):
         `NOWHERE` reads as zero."""
         ...
 
-    def update_physical(self, condition: Bits, at: Bits, old: Bits, new: Bits) -> Bits:
+    def update_physical(
+        self, condition: Bits, at: Bits, old: Bits, new: Bits, access: Bits, va: Bits
+    ) -> Bits:
         """Where the condition holds, atomically replace `old` by `new`. One bit: 0 where memory
-        held something else, and the walk has to begin again."""
+        held something else, and the walk has to begin again. Read-only memory raises an access
+        fault, as `load_physical` does."""
         ...
 
     # Floating point. Widths come from the operands (32 or 64); results are canonical NaNs where

@@ -86,24 +86,29 @@ class FunctionHart(SystemWords):
     def load_physical(self, at: Val, access: Val, va: Val) -> Val:
         """See `words.Hart.load_physical`."""
         text = self.text
-        where = text.value(f"call ptr @table(ptr %s, i64 {at.name})")
+        where = text.value(f"call ptr @table(ptr %s, i64 {at.name}, i64 1)")
         missing = Val(text, 1, text.value(f"icmp eq ptr {where}, null"))
         self.trap_if(missing, meaning(sv.access_fault, self, access), va)
         return Val(text, 64, text.value(f"load atomic i64, ptr {where} monotonic, align 8"))
 
-    def update_physical(self, condition: Val, at: Val, old: Val, new: Val) -> Val:
+    def update_physical(
+        self, condition: Val, at: Val, old: Val, new: Val, access: Val, va: Val
+    ) -> Val:
         """See `words.Hart.update_physical`."""
         text = self.text
         start, write, end = text.block, text.fresh_label("write"), text.fresh_label("wrote")
         names = at.name, old.name, new.name
         text.emit(f"br i1 {condition.name}, label %{write}, label %{end}")
         text.label(write)
-        where = text.value(f"call ptr @table(ptr %s, i64 {names[0]})")
+        where = text.value(f"call ptr @table(ptr %s, i64 {names[0]}, i64 2)")
+        missing = Val(text, 1, text.value(f"icmp eq ptr {where}, null"))
+        self.trap_if(missing, meaning(sv.access_fault, self, access), va)
         line = f"cmpxchg ptr {where}, i64 {names[1]}, i64 {names[2]} seq_cst seq_cst, align 8"
         done = text.value(f"extractvalue {{i64, i1}} {text.value(line)}, 1")
+        stored = text.block
         text.emit(f"br label %{end}")
         text.label(end)
-        return Val(text, 1, text.value(f"phi i1 [true, %{start}], [{done}, %{write}]"))
+        return Val(text, 1, text.value(f"phi i1 [true, %{start}], [{done}, %{stored}]"))
 
     def function(self, head: str) -> str:
         """The finished text."""

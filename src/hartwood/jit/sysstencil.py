@@ -33,7 +33,8 @@ from hartwood.jit.stitcher import stitcher_text
 from hartwood.jit.stitchparts import Space, word
 from hartwood.jit.sysabi import FETCH, READ, RECORDS_PER_PAGE, WRITE, field
 from hartwood.jit.sysfunctions import SystemWords, meaning
-from hartwood.mem.ram import LOCK_AT, STITCHED
+from hartwood.mem.ram import STITCHED
+from hartwood.mem.regiontable import LOCK_AT
 
 if TYPE_CHECKING:
     from hartwood.jit.image import Image

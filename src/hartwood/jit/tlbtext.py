@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from hartwood.jit import sysabi
 from hartwood.jit.sysabi import CONTEXTS, LARGE, RECORDS_PER_PAGE, TLB_ENTRIES
-from hartwood.mem.ram import HARTS_AT, LOCK_AT, REGIONS, STITCHED
+from hartwood.mem.ram import STITCHED
+from hartwood.mem.regiontable import (
+    COPIES_AT,
+    COPY,
+    COUNT_BITS,
+    HARTS_AT,
+    LOCK_AT,
+    READ_ONLY,
+)
 
 #: What a walk gives where it has to begin again, in place of a cause.
 AGAIN = 64
@@ -43,33 +51,76 @@ ask:
   %t2 = add i64 %sum, %offset
   ret i64 %t2
 }}
-define ptr @ram(ptr %s, i64 %at) #0 {{
+define ptr @ram(ptr %s, i64 %at, i64 %access) #0 {{
   %memory = load ptr, ptr $memory
-  %first = load ptr, ptr $table
+  %table = load ptr, ptr $table
+  br label %again
+again:
+  %head = load atomic i64, ptr %table acquire, align 8
+  %which = and i64 %head, 1
+  %far = mul i64 %which, {COPY}
+  %start = add i64 %far, {COPIES_AT}
+  %copy = getelementptr i8, ptr %table, i64 %start
+  %counted = lshr i64 %head, 1
+  %count = and i64 %counted, {(1 << COUNT_BITS) - 1}
   br label %next
 next:
-  %i = phi i64 [0, %0], [%j, %more]
-  %here = getelementptr i8, ptr %first, i64 %i
-  %start = load i64, ptr %here
+  ; The first region after the address is at or after `low`, among the `n` from there.
+  %low = phi i64 [0, %again], [%low1, %look]
+  %n = phi i64 [%count, %again], [%n1, %look]
+  %end = icmp eq i64 %n, 0
+  br i1 %end, label %last, label %look
+look:
+  %half = lshr i64 %n, 1
+  %mid = add i64 %low, %half
+  %midb = mul i64 %mid, 24
+  %midp = getelementptr i8, ptr %copy, i64 %midb
+  %begins = load atomic i64, ptr %midp monotonic, align 8
+  %up = icmp ule i64 %begins, %at
+  %above = add i64 %mid, 1
+  %low1 = select i1 %up, i64 %above, i64 %low
+  %rest0 = sub i64 %n, %half
+  %rest = sub i64 %rest0, 1
+  %n1 = select i1 %up, i64 %rest, i64 %half
+  br label %next
+last:
+  %before = sub i64 %low, 1
+  %first = icmp eq i64 %low, 0
+  %place = select i1 %first, i64 0, i64 %before
+  %hereb = mul i64 %place, 24
+  %here = getelementptr i8, ptr %copy, i64 %hereb
+  %at0 = load atomic i64, ptr %here monotonic, align 8
   %sizep = getelementptr i8, ptr %here, i64 8
-  %size = load i64, ptr %sizep
-  %off = sub i64 %at, %start
+  %size = load atomic i64, ptr %sizep monotonic, align 8
+  %deltap = getelementptr i8, ptr %here, i64 16
+  %delta = load atomic i64, ptr %deltap monotonic, align 8
+  fence acquire
+  %now = load atomic i64, ptr %table monotonic, align 8
+  %steady = icmp eq i64 %head, %now
+  br i1 %steady, label %decide, label %again
+decide:
+  %off = sub i64 %at, %at0
   %in = icmp ult i64 %off, %size
-  br i1 %in, label %found, label %more
-more:
-  %j = add i64 %i, 24
-  %end = icmp eq i64 %j, {REGIONS * 24}
-  br i1 %end, label %none, label %next
+  %some = xor i1 %first, true
+  %found = and i1 %in, %some
+  br i1 %found, label %rights, label %none
 none:
   ret ptr null
-found:
-  %deltap = getelementptr i8, ptr %here, i64 16
-  %delta = load i64, ptr %deltap
-  %inside = add i64 %delta, %off
+rights:
+  %only = and i64 %delta, {READ_ONLY}
+  %fixed = icmp ne i64 %only, 0
+  %stores = icmp eq i64 %access, 2
+  %never = and i1 %fixed, %stores
+  br i1 %never, label %refuse, label %give
+refuse:
+  ret ptr inttoptr (i64 1 to ptr)
+give:
+  %plain = xor i64 %delta, %only
+  %inside = add i64 %plain, %off
   %host = getelementptr i8, ptr %memory, i64 %inside
   ret ptr %host
 }}
-define ptr @table(ptr %s, i64 %at) #0 {{
+define ptr @table(ptr %s, i64 %at, i64 %access) #0 {{
   %nowhere = icmp eq i64 %at, -1
   br i1 %nowhere, label %zero, label %look
 zero:
@@ -79,7 +130,10 @@ look:
   %allowed = call i1 @protection(ptr %s, i64 %at, i64 1, i64 1)
   br i1 %allowed, label %go, label %none
 go:
-  %host = call ptr @ram(ptr %s, i64 %at)
+  %host = call ptr @ram(ptr %s, i64 %at, i64 %access)
+  %fixed = icmp eq ptr %host, inttoptr (i64 1 to ptr)
+  br i1 %fixed, label %none, label %give
+give:
   ret ptr %host
 none:
   ret ptr null
@@ -351,7 +405,10 @@ translated:
   %allowed = call i1 @protection(ptr %s, i64 %pa, i64 %access, i64 %mode)
   br i1 %allowed, label %there, label %denied
 there:
-  %host = call ptr @ram(ptr %s, i64 %pa)
+  %host = call ptr @ram(ptr %s, i64 %pa, i64 %access)
+  %fixed = icmp eq ptr %host, inttoptr (i64 1 to ptr)
+  br i1 %fixed, label %denied, label %somewhere
+somewhere:
   %none = icmp eq ptr %host, null
   br i1 %none, label %device, label %memory
 device:

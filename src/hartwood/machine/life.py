@@ -22,6 +22,7 @@ from typing import Protocol, cast
 from hartwood.errors import Error
 from hartwood.machine.gate import Gate, StateError
 from hartwood.machine.snapshot import Snapshot, SnapshotError, State
+from hartwood.mem.regiontable import Region, extents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class Life:
         ram = self.bus.ram
         self._quiesce()
         harts, devices, more = self._small()
-        regions = tuple((region.at, region.size) for region in ram.regions)
+        regions = tuple((each.at, each.size, each.offset, each.readonly) for each in ram.regions)
         return Snapshot(self.kind, regions, ram.snapshot(), harts, devices, more)
 
     def _quiesce(self) -> None:
@@ -289,27 +290,25 @@ class Life:
             except Error:
                 self._become(*before)
                 raise
-            if not self.bus.ram.regions:
-                for at, size in snapshot.regions:
-                    self.bus.map(at, size)
+            self.bus.ram.adopt(_regions(snapshot))
             self._begin()
             self._status = PAUSED
 
     def _fits(self, snapshot: Snapshot) -> None:
         """Raises `SnapshotError` where the snapshot is of a machine of another make."""
         ram = self.bus.ram
-        regions = tuple((region.at, region.size) for region in ram.regions)
+        regions = list(extents(ram.regions))
+        theirs = list(extents(sorted(_regions(snapshot), key=lambda each: each.at)))
         for what, ours, its in (
             ("machine", self.kind, snapshot.machine),
             ("number of harts", len(self.harts), len(snapshot.harts)),
             ("amount of memory", ram.pages, snapshot.memory.store.pages),
             ("set of devices", self._names(), sorted(snapshot.devices)),
-            ("memory", regions or snapshot.regions, snapshot.regions),
+            ("memory", regions or theirs, theirs),
         ):
             if ours != its:
                 raise SnapshotError(f"a snapshot with another {what}: {its}, where this has {ours}")
-        if not regions:
-            self.bus.check(snapshot.regions)
+        self.bus.check(_regions(snapshot))
 
     def _names(self) -> list[str]:
         return sorted([*self._saved(), *(f"kept {name}" for name in self.kept)])
@@ -346,6 +345,10 @@ class Life:
 
     def _give_back(self) -> None:
         self.bus.ram.close()
+
+
+def _regions(snapshot: Snapshot) -> list[Region]:
+    return [Region(*each) for each in snapshot.regions]
 
 
 def _nothing() -> None:

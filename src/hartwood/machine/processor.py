@@ -120,6 +120,7 @@ class Processor:
             if mode == "stitch":
                 learner.join()
         bus.ram.add_hart(self._at)
+        bus.ram.translations.append(self._forget_map)
         self.power_on()
 
     def power_on(self) -> None:
@@ -317,6 +318,22 @@ class Processor:
         state.flush_asked = state.attention = 1
         while state.running and state.flush_asked:
             time.sleep(0)
+
+    def _forget_map(self) -> Callable[[], bool]:
+        """Ask this hart to forget its translations; gives what says whether it has, or will have
+        before it runs again. From any thread, its own as well."""
+        state = self.state
+        state.flush_asked = state.attention = 1
+
+        def done() -> bool:
+            if self._thread != threading.get_ident():
+                return not (state.running and state.flush_asked)
+            # In this order: what is asked between the two is not lost.
+            state.flush_asked = 0
+            self.flush_local()
+            return True
+
+        return done
 
     def request_stop(self) -> None:
         """Make `run` return with "stopped" soon."""

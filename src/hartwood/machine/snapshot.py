@@ -20,10 +20,10 @@ from typing import BinaryIO
 
 from hartwood.errors import Error
 from hartwood.mem.hostmem import PAGE
-from hartwood.mem.ram import REGIONS
+from hartwood.mem.regiontable import REGIONS
 from hartwood.mem.versions import CHUNK, Store, Version, VersionError
 
-MAGIC, VERSION = b"\x89HARTWOOD SNAP\r\n", 1
+MAGIC, VERSION = b"\x89HARTWOOD SNAP\r\n", 2
 _HEADER, _PIECE, _DIGEST = Struct("<16sIIQ"), Struct("<QQ"), 32
 #: Bytes of metadata, pages of memory and harts at most.
 _MOST_METADATA, _MOST_PAGES, _MOST_HARTS = 256 << 20, (64 << 30) // PAGE, 64
@@ -45,9 +45,10 @@ class Snapshot:
     """Made by a machine's `snapshot`, or `load`; its memory is shared with the machine and with
     other snapshots as far as it is the same."""
 
-    #: The kind of machine, what memory it has (address and size), its contents.
+    #: The kind of machine, what memory it has (address, size, offset, whether it is read-only),
+    #: its contents.
     machine: str
-    regions: tuple[tuple[int, int], ...]
+    regions: tuple[tuple[int, int, int, bool], ...]
     memory: Version = field(repr=False)
     #: Registers of each hart, state of each device by name, and whatever else the machine keeps.
     harts: tuple[State, ...] = field(repr=False)
@@ -227,9 +228,9 @@ def _named(value: object) -> bool:
 
 def _is_region(value: object) -> bool:
     return (
-        isinstance(value, list) and len(value) == 2
-        and all(_whole(number, 0, 1 << 56) and number % PAGE == 0 for number in value)
-        and value[1] > 0
+        isinstance(value, list) and len(value) == 4
+        and all(_whole(number, 0, 1 << 56) and number % PAGE == 0 for number in value[:3])
+        and value[1] > 0 and type(value[3]) is bool
     )  # fmt: skip
 
 
@@ -259,7 +260,7 @@ def _pages_of(metadata: bytes) -> tuple[int, int]:
     pages, regions = found["pages"], found["regions"]
     assert isinstance(pages, int)
     assert isinstance(regions, list)
-    used = sum(size for _, size in regions) // PAGE
+    used = max((offset + size for _, size, offset, _ in regions), default=0) // PAGE
     if used > pages:
         raise _Damage("this snapshot is damaged: its regions are larger than its memory")
     return pages, used
@@ -274,5 +275,5 @@ def _snapshot(found: State, memory: Version) -> Snapshot:
     assert isinstance(machine, str)
     assert isinstance(devices, dict)
     assert isinstance(more, dict)
-    places = tuple((at, size) for at, size in regions)
+    places = tuple((at, size, offset, readonly) for at, size, offset, readonly in regions)
     return Snapshot(machine, places, memory, tuple(harts), devices, more, foreign=True)

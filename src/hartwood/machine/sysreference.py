@@ -90,10 +90,15 @@ class SystemIntHart(IntHart):
                 pass
         raise Trap(_number(sv.access_fault(self, access)), _number(va))
 
-    def update_physical(self, condition: Bits, at: Bits, old: Bits, new: Bits) -> Int:
+    def update_physical(
+        self, condition: Bits, at: Bits, old: Bits, new: Bits, access: Bits, va: Bits
+    ) -> Int:
         """See `words.Hart.update_physical`."""
         if _number(condition, 1):
-            self._bus.ram.write(_number(at), _number(new).to_bytes(8, "little"))
+            try:
+                self._bus.ram.store(_number(at), _number(new).to_bytes(8, "little"))
+            except MemoryFault:
+                raise Trap(_number(sv.access_fault(self, access)), _number(va)) from None
         return Int(1, 1)
 
     def _protected(self) -> bool:
@@ -132,7 +137,7 @@ class _Memory:
             pieces.append((self._hart.translate(second, access), size - split))
         for at, length in pieces:
             try:
-                self._bus.ram.find(at, length)
+                self._bus.ram.find(at, length, "store" if access == sv.STORE else "read")
             except MemoryFault:
                 if len(pieces) > 1 or va % size:
                     raise Trap(5 if access == sv.LOAD else 7, va) from None
@@ -156,7 +161,7 @@ class _Memory:
         data = value.to_bytes(size, "little")
         for at, length in self._pieces(address, size, sv.STORE):
             try:
-                self._bus.ram.write(at, data[:length])
+                self._bus.ram.store(at, data[:length])
             except MemoryFault:
                 try:
                     self._bus.store(at, length, value)
@@ -168,7 +173,7 @@ class _Memory:
         """The physical address of an atomic access, which only memory answers."""
         at = self._hart.translate(address, sv.STORE)
         try:
-            self._bus.ram.find(at, size)
+            self._bus.ram.find(at, size, "store")
         except MemoryFault:
             raise Trap(7, address) from None
         return at

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from errno import EEXIST, EINVAL
 from typing import Protocol
 
 from hartwood.errors import MappingError, MemoryFault
+from hartwood.mem.physical import Physical
 from hartwood.mem.ram import Ram
+from hartwood.mem.regiontable import Region
 
 #: `read(offset, width)`: what a device gives for `width` bytes (1, 2, 4 or 8).
 Reader = Callable[[int, int], int]
@@ -42,31 +44,48 @@ class _Window:
     write: Writer
 
 
-class Bus:
+class Bus(Physical):
     """Guest-physical address space; indexed by slices of addresses it is a buffer of memory."""
 
     def __init__(self, ram: Ram) -> None:
-        self.ram = ram
+        super().__init__(ram)
         self._starts: list[int] = []
         self._windows: list[_Window] = []
         #: What was attached, by address.
         self.devices: dict[int, Device] = {}
 
-    def map(self, at: int, size: int) -> None:
-        """Memory at `at`; raises `MappingError` as `Ram.map` does, or where a device is."""
+    def map(self, at: int, size: int, readonly: bool = False) -> None:
+        """Memory at `at`, where a guest's store is an access fault if it is `readonly`; raises
+        `MappingError` as `Ram.map` does, or where a device is."""
         self._check(at, size)
-        self.ram.map(at, size)
+        self.ram.map(at, size, readonly)
 
-    def check(self, places: Sequence[tuple[int, int]]) -> None:
-        """Raises what `map` would if these were mapped one after the other."""
-        for at, size in places:
-            self._check(at, size)
-        self.ram.check(places)
+    def alias(self, at: int, of: int, size: int, readonly: bool = False) -> None:
+        """Memory at `at` that is the memory at `of`, which has to be one region's. Raises
+        `MappingError`."""
+        self._check(at, size)
+        self.ram.alias(at, of, size, readonly)
+
+    def protect(self, at: int, size: int, readonly: bool) -> None:
+        """Say whether the guest may store to whole pages, also while it runs. Raises
+        `MappingError`."""
+        self.ram.protect(at, size, readonly)
+
+    def unmap(self, at: int, size: int) -> None:
+        """Take memory away, also while the guest runs; a view of it shows what is mapped there
+        next. Raises `MappingError`."""
+        self.ram.unmap(at, size)
+
+    def check(self, regions: Sequence[Region]) -> None:
+        """Raises `MappingError` where these regions cannot be what is mapped."""
+        for each in regions:
+            self._check(each.at, each.size)
+        self.ram.check(regions)
 
     def map_io(self, at: int, size: int, read: Reader, write: Writer) -> None:
         """A device at `at`: two callbacks with offsets. Raises `MappingError` for an overlap."""
         self._check(at, size)
-        if any(at < r.at + r.size and r.at < at + size for r in self.ram.regions):
+        if not self.ram.table.is_free(at, at + size):
             raise MappingError(EEXIST, "map_io", at, size)
         place = bisect_right(self._starts, at)
         self._starts.insert(place, at)
@@ -80,7 +99,9 @@ class Bus:
     def _check(self, at: int, size: int) -> None:
         if at < 0 or size <= 0:
             raise MappingError(EINVAL, "map", at, size)
-        if any(at < w.at + w.size and w.at < at + size for w in self._windows):
+        # Windows do not overlap, so that the last one which begins before the end decides.
+        last = bisect_left(self._starts, at + size) - 1
+        if last >= 0 and self._windows[last].at + self._windows[last].size > at:
             raise MappingError(EEXIST, "map", at, size)
 
     def _window(self, at: int, size: int, access: str) -> _Window:
@@ -113,7 +134,7 @@ class Bus:
         """Memory between two addresses, without a copy and read-only."""
         at, size = self._span(where)
         start = self.ram.find(at, size)
-        return self.ram._memory[start : start + size].toreadonly()
+        return self.ram.memory[start : start + size].toreadonly()
 
     def __setitem__(self, where: slice, data: bytes | bytearray | memoryview) -> None:
         """Write memory; the length has to be that of the slice."""

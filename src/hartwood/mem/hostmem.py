@@ -97,6 +97,11 @@ def madvise(at: int, size: int, advice: int) -> None:
         raise MappingError(_errno(), "madvise", at, size)
 
 
+def fill(at: int, size: int, byte: int) -> None:
+    """Set host memory, which the caller knows to be there, to one byte."""
+    ctypes.memset(at, byte, size)
+
+
 def is_wholly_mapped(at: int, size: int) -> bool:
     """Whether every page of a host range belongs to some mapping, whatever its protection."""
     return not _msync(at, size, MS_ASYNC)

@@ -6,33 +6,24 @@ devices go through `read`, `write` and `view`, which know about decoded code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from errno import EEXIST, EINVAL, ENOMEM
+import threading
+import time
+from bisect import insort
+from collections.abc import Callable, Iterator, Sequence
+from errno import EINVAL, ENOMEM
 
 from hartwood.errors import MappingError, MemoryFault
 from hartwood.mem import hostmem, versions
 from hartwood.mem.hostmem import MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PAGE
+from hartwood.mem.regiontable import Region, RegionTable, check_pages
 
 _READ_WRITE = hostmem.PROT_READ | hostmem.PROT_WRITE
 _FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
 _DONTNEED = 4
-#: Regions that a machine can have, and harts. Generated code finds a table: three words a region
-#: (address, size, offset), a lock, and a word for each hart, which is zero or where its state is.
-REGIONS, HARTS = 8, 64
 #: Bit of a page's flag: code made from it is stitched into units, which go all at once.
 STITCHED = 0x80
-LOCK_AT = 24 * REGIONS
-HARTS_AT = LOCK_AT + 8
-
-
-@dataclass(frozen=True)
-class Region:
-    """`size` bytes at guest-physical `at`, `offset` bytes into the host mapping."""
-
-    at: int
-    size: int
-    offset: int
+#: Where nothing is: start, end, what an address needs to be an offset.
+_NOWHERE = 0, 0, 0
 
 
 class Ram:
@@ -49,107 +40,237 @@ class Ram:
         self.flags_at = hostmem.mmap(0, self.pages, _READ_WRITE, _FLAGS)
         self._records_size = max(PAGE, self.pages * record_bytes)
         self.records = hostmem.mmap(0, self._records_size, _READ_WRITE, _FLAGS)
-        #: What is mapped, in no order.
-        self.regions: list[Region] = []
+        self.table = RegionTable()
+        self.table_at = self.table.at
+        #: What is mapped, by address.
+        self.regions = self.table.regions
+        #: The region that was used last: start, end, and what makes an address an offset.
+        self.near = _NOWHERE
         #: Forgets what was decoded from (offset, size) within a page: a hart's business.
         self.forget: Callable[[int, int], object] | None = None
+        #: Asks a hart to forget its translations; gives what says whether it has. One a hart.
+        self.translations: list[Callable[[], Callable[[], bool]]] = []
         #: Called when the memory is given back.
         self.at_close: list[Callable[[], None]] = []
-        self.table_at = hostmem.mmap(0, PAGE, _READ_WRITE, _FLAGS)
-        self._table = hostmem.view(self.table_at, PAGE).cast("Q")
-        self._flags = hostmem.view(self.flags_at, self.pages)
-        self._memory = hostmem.view(self.host, capacity)
+        self.flags = hostmem.view(self.flags_at, self.pages)
+        self.memory = hostmem.view(self.host, capacity)
+        #: It as numbers of so many bytes.
+        self.numbers = {
+            1: self.memory,
+            2: self.memory.cast("H"),
+            4: self.memory.cast("I"),
+            8: self.memory.cast("Q"),
+        }
+        #: Bytes that were ever mapped; free parts of them, by offset.
         self._used = 0
+        self._free: list[tuple[int, int]] = []
+        self._aliased = False
+        self._changing = threading.Lock()
         #: What the memory is mapped from once there was a snapshot.
         self._store: versions.Store | None = None
 
-    def check(self, places: Sequence[tuple[int, int]]) -> None:
-        """Raises what `map` would if these were mapped one after the other."""
-        taken, room = [(each.at, each.size) for each in self.regions], self.capacity - self._used
-        for at, size in places:
-            if (
-                self.closed
-                or at % PAGE
-                or size % PAGE
-                or size <= 0
-                or at < 0
-                or at + size > 1 << 56
-            ):
-                raise MappingError(EINVAL, "map", at, size)
-            if any(at < start + length and start < at + size for start, length in taken):
-                raise MappingError(EEXIST, "map", at, size)
-            taken.append((at, size))
-            room -= size
-            if room < 0 or len(taken) > REGIONS:
-                raise MappingError(ENOMEM, "map", at, size)
-
-    def map(self, at: int, size: int) -> Region:
-        """Put `size` bytes of zeros at guest-physical `at`, both multiples of 4096.
+    def map(self, at: int, size: int, readonly: bool = False) -> Region:
+        """Put `size` bytes of zeros at guest-physical `at`, both multiples of 4096. The guest
+        cannot write where it is `readonly`; Python can.
 
         Raises `MappingError`: EINVAL for what is no whole page, EEXIST for an overlap, ENOMEM for
         more than the capacity or `REGIONS` regions.
         """
-        self.check([(at, size)])
-        region = Region(at, size, self._used)
-        place = 3 * len(self.regions)
-        # A region without a size is looked past, so the size comes last.
-        self._table[place + 2], self._table[place] = self._used, at
-        self._table[place + 1] = size
-        self._used += size
-        self.regions.append(region)
-        return region
+        self._check(at, size, "map")
+        with self._changing:
+            index, offset = self._room(at, size)
+            region = Region(at, size, offset, readonly)
+            self.table.add(region, "map")
+            if index is None:
+                self._used += size
+            else:
+                _, length = self._free.pop(index)
+                if length > size:
+                    self._free.insert(index, (offset + size, length - size))
+            return region
+
+    def _room(self, at: int, size: int) -> tuple[int | None, int]:
+        """Where memory is free: an index of `_free` or None, and the offset."""
+        for index, (offset, length) in enumerate(self._free):
+            if length >= size:
+                return index, offset
+        if self._used + size > self.capacity:
+            raise MappingError(ENOMEM, "map", at, size)
+        return None, self._used
+
+    def _check(self, at: int, size: int, call: str) -> None:
+        check_pages(at, size, call)
+        if self.closed:
+            raise MappingError(EINVAL, call, at, size)
+
+    def alias(self, at: int, of: int, size: int, readonly: bool = False) -> Region:
+        """Make the memory at `of`, which is one region's, answer at `at` as well. Raises
+        `MappingError` as `map` does, and ENOMEM where there is no memory at `of`."""
+        self._check(at, size, "alias")
+        self._check(of, size, "alias")
+        with self._changing:
+            source = self.table.find(of)
+            if source is None or of + size > source.end:
+                raise MappingError(ENOMEM, "alias", of, size)
+            region = Region(at, size, source.offset + of - source.at, readonly)
+            self.table.add(region, "alias")
+            self._aliased = True
+            return region
+
+    def protect(self, at: int, size: int, readonly: bool) -> None:
+        """Say whether the guest may write to whole pages, from now on: when this comes back, no
+        hart does. Raises `MappingError`: EINVAL as `map` does, ENOMEM where not all is mapped."""
+        self._check(at, size, "protect")
+        with self._changing:
+            self.table.carve(at, size, "protect", readonly)
+        if readonly:
+            self._forget_translations()
+
+    def unmap(self, at: int, size: int) -> None:
+        """Take memory away; what nothing else maps is lost. Raises `MappingError` as `protect`."""
+        self._check(at, size, "unmap")
+        with self._changing:
+            gone = self.table.carve(at, size, "unmap")
+            self.near = _NOWHERE
+        self._forget_translations()
+        with self._changing:
+            self.near = _NOWHERE
+            for region in gone:
+                for offset, length in self._unused(region.offset, region.size):
+                    self._give_up(offset, length)
+
+    def _forget_translations(self) -> None:
+        """Wait until no hart uses the map as it was. One that runs this itself is asked again and
+        again, so that two of them do not wait for each other."""
+        asked = [ask() for ask in self.translations]
+        while False in [done() for done in asked]:
+            time.sleep(0)
+
+    def _unused(self, offset: int, size: int) -> Iterator[tuple[int, int]]:
+        """Parts of the host mapping that no region has any more."""
+        end, taken = offset + size, self.regions if self._aliased else ()
+        for start, length in sorted((each.offset, each.size) for each in taken):
+            if start < end and offset < start + length:
+                if offset < start:
+                    yield offset, start - offset
+                offset = start + length
+        if offset < end:
+            yield offset, end - offset
+
+    def _give_up(self, offset: int, size: int) -> None:
+        """Memory is free: zero, without code, joined to what is free beside it."""
+        self.discard_at(offset, size)
+        self._zero(offset, size)
+        insort(self._free, (offset, size))
+        index = self._free.index((offset, size))
+        for left in (index, index - 1):
+            if 0 <= left < len(self._free) - 1:
+                (start, length), (second, more) = self._free[left : left + 2]
+                if start + length == second:
+                    self._free[left : left + 2] = [(start, length + more)]
+
+    def _zero(self, offset: int, size: int) -> None:
+        if self._store is None:
+            hostmem.madvise(self.host + offset, size, _DONTNEED)
+        else:
+            hostmem.fill(self.host + offset, size, 0)
+
+    def check(self, regions: Sequence[Region]) -> None:
+        """Raises `MappingError` for what `adopt` cannot take."""
+        for each in regions:
+            self._check(each.at, each.size, "map")
+            if each.offset % PAGE or not 0 <= each.offset <= self.capacity - each.size:
+                raise MappingError(EINVAL, "map", each.at, each.size)
+        RegionTable.ordered(regions)
+
+    def adopt(self, regions: Sequence[Region]) -> None:
+        """Map these and nothing else, at their offsets, without a change to what memory holds. No
+        hart may run. Raises `MappingError`, with nothing changed."""
+        self.check(regions)
+        with self._changing:
+            self.table.replace(regions)
+            self.near = _NOWHERE
+            self._used = max((each.offset + each.size for each in regions), default=0)
+            self._aliased = True
+            self._free = list(self._unused(0, self._used))
+            self._aliased = (
+                sum(each.size for each in regions) + sum(size for _, size in self._free)
+                != self._used
+            )
+        self._forget_translations()
 
     def add_hart(self, state: int) -> None:
         """A hart, whose state is at this host address, uses this memory from now on."""
-        place = HARTS_AT // 8
-        while self._table[place]:
-            place += 1
-        if place == HARTS_AT // 8 + HARTS - 1:  # the list ends with a zero
-            raise MappingError(ENOMEM, "add_hart", state, 0)
-        self._table[place] = state
+        self.table.add_hart(state)
 
     def find(self, at: int, size: int, access: str = "read") -> int:
-        """Offset into the host mapping of `size` bytes at `at`. Raises `MemoryFault`."""
-        for region in self.regions:
-            if region.at <= at and size >= 0 and at + size <= region.at + region.size:
-                return region.offset + at - region.at
-        raise MemoryFault(at, size, access)
+        """Offset into the host mapping of `size` bytes at `at`, in one region. Raises
+        `MemoryFault`, for a guest's "store" to what is read-only as well."""
+        region = self.table.find(at)
+        if region is None or size < 0 or at + size > region.end:
+            raise MemoryFault(at, size, access)
+        if region.readonly and access == "store":
+            raise MemoryFault(at, size, access)
+        self.near = region.at, region.end, region.offset - region.at
+        return region.offset + at - region.at
+
+    def pieces(self, at: int, size: int, access: str) -> Iterator[tuple[int, int, int]]:
+        """Offset, length and place of what is in one region each. Raises `MemoryFault` where there
+        is no memory: with that address, what is left, and what was done."""
+        done = 0
+        while done < size or size < 0:
+            region = self.table.find(at + done) if size > 0 else None
+            if region is None:
+                raise MemoryFault(at + done, size - done, access, done)
+            length = min(size - done, region.end - at - done)
+            yield region.offset + at + done - region.at, length, done
+            done += length
 
     def read(self, at: int, size: int) -> bytes:
         """A copy of `size` bytes. Raises `MemoryFault` outside memory."""
         start = self.find(at, size)
-        return bytes(self._memory[start : start + size])
+        return bytes(self.memory[start : start + size])
 
     def write(self, at: int, data: bytes | bytearray | memoryview) -> None:
         """Write, and forget what was decoded from there. Raises `MemoryFault` outside memory."""
-        start = self.find(at, len(data), "write")
-        self._memory[start : start + len(data)] = data
-        self._discard(start, len(data))
+        self.put(self.find(at, len(data), "write"), data)
+
+    def store(self, at: int, data: bytes) -> None:
+        """A guest's store. Raises `MemoryFault` outside memory and where it is read-only."""
+        self.put(self.find(at, len(data), "store"), data)
+
+    def put(self, start: int, data: bytes | bytearray | memoryview) -> None:
+        """Write at an offset that `find` or `pieces` gave."""
+        self.memory[start : start + len(data)] = data
+        self.discard_at(start, len(data))
 
     def view(self, at: int, size: int) -> memoryview:
         """The memory itself, for reading and writing. What was decoded from it is forgotten now;
         whoever writes later than that, to code that has run meanwhile, calls `discard`."""
         start = self.find(at, size)
-        self._discard(start, size)
-        return self._memory[start : start + size]
+        self.discard_at(start, size)
+        return self.memory[start : start + size]
 
     def discard(self, at: int, size: int) -> None:
         """Forget what was decoded from `size` bytes at `at`. Raises `MemoryFault`."""
-        self._discard(self.find(at, size), size)
+        self.discard_at(self.find(at, size), size)
 
-    def _discard(self, start: int, size: int) -> None:
+    def discard_at(self, start: int, size: int) -> None:
+        """Forget what was decoded from `size` bytes at an offset."""
         first, last = start // PAGE, (start + size - 1) // PAGE
-        if not size or not any(self._flags[first : last + 1]):
+        if not size or (first == last and not self.flags[first]):
+            return
+        if not any(self.flags[first : last + 1]):
             return
         assert self.forget is not None, "code was decoded, so a hart came"
         for page in range(first, last + 1):
-            if self._flags[page]:
+            if self.flags[page]:
                 low, high = max(start, page * PAGE), min(start + size, (page + 1) * PAGE)
                 self.forget(low, high - low)
 
     def forget_stitched(self) -> None:
         """Forget what was decoded on every page that has stitched code. No hart may run."""
-        for page in (i for i, flag in enumerate(bytes(self._flags)) if flag & STITCHED):
+        for page in (i for i, flag in enumerate(bytes(self.flags)) if flag & STITCHED):
             assert self.forget is not None
             self.forget(page * PAGE, PAGE)
 
@@ -184,7 +305,7 @@ class Ram:
             return b"\1" * (last - first)
         store = self._store
         return bytes(
-            self._memory[page * PAGE : (page + 1) * PAGE] != store.read(page, 1)
+            self.memory[page * PAGE : (page + 1) * PAGE] != store.read(page, 1)
             for page in range(first, last)
         )
 
@@ -194,7 +315,7 @@ class Ram:
         store = self._store or versions.Store(self.pages)
         runs = versions.marked(self._written(0, self._used // PAGE))
         version = store.commit(
-            (first, self._memory[first * PAGE : last * PAGE]) for first, last in runs
+            (first, self.memory[first * PAGE : last * PAGE]) for first, last in runs
         )
         self._map_from(store)
         return version
@@ -209,7 +330,7 @@ class Ram:
             )
         if not version.store.claim(self):
             version = versions.Store.of(self.pages, version.pieces())
-        store, flags = version.store, bytes(self._flags[: self._used // PAGE])
+        store, flags = version.store, bytes(self.flags[: self._used // PAGE])
         try:
             changed = store.reroot(version)
         except versions.VersionError:
@@ -221,7 +342,7 @@ class Ram:
             code += [n for n in range(first, last) if marks[n - first] or n in changed]
         self._map_from(store)
         for page in code:
-            self._discard(page * PAGE, PAGE)
+            self.discard_at(page * PAGE, PAGE)
 
     @property
     def closed(self) -> bool:
@@ -235,8 +356,8 @@ class Ram:
             for call in self.at_close:
                 call()
             hostmem.munmap(self.records, self._records_size)
-            hostmem.munmap(self.table_at, PAGE)
+            self.table.close()
             self._map_from(None)
             hostmem.munmap(self.flags_at, self.pages)
             self.records = 0
-            self.regions.clear()
+            self.near = _NOWHERE

@@ -84,6 +84,6 @@ def walk(h: Hart, va: Bits, access: Bits, mode: Bits) -> tuple[Bits, Bits, Bits]
     marked = pte | A | h.select(access == STORE, h.const(D, 64), 0)
     stale = marked != pte
     h.trap_if(~bare & (wrong | stale & ~is_set(h.sys["menvcfg"], ADUE)), fault, va)
-    done = h.update_physical(~bare & stale, pte_at, pte, marked)
+    done = h.update_physical(~bare & stale, pte_at, pte, marked, access, va)
     span = h.select(bare, h.const(4095, 64), span)
     return h.select(bare, va, physical | va & span), span, done
