@@ -232,4 +232,4 @@ def test_statistics_are_written(here: Here, tmp_path: Path) -> None:
     assert here("--kernel", str(path), "--stats", str(stats)) == (0, "ready\n", "")
     counters = json.loads(stats.read_text())
     assert 10 < counters["instructions"] < 100
-    assert counters["engine"] == "interp"
+    assert counters["engine"] == "auto"

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -190,18 +191,24 @@ def test_qemu_and_we_respect_each_other(path: str, oracle) -> None:
         done = subprocess.run(write, capture_output=True, text=True, check=False)
         assert "lock" in done.stdout + done.stderr
     words = [oracle("qemu-io"), "-f", "raw", "-c", "sleep 60000", path]
-    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as other:
+    assert any(_found_locked(words, path) for _ in range(20)), "we never saw QEMU's lock"
+    Raw(path).close()
+
+
+def _found_locked(words: list[str], path: str) -> bool:
+    """Whether QEMU's lock was met; it may have met ours instead, while we looked, and ended."""
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as other:
         try:
             while other.poll() is None:  # until it has opened the file
                 try:
                     Raw(path).close()
                 except DiskError as error:
                     assert error.errno == errno.EBUSY
-                    break
-            assert other.poll() is None, "QEMU ended, and we never saw its lock"
+                    return True
+                time.sleep(0.02)
         finally:
             other.kill()
-    Raw(path).close()
+    return False
 
 
 def test_a_file_cut_short_under_us_is_an_error(path: str) -> None:
