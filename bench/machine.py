@@ -1,5 +1,6 @@
 """Debian's kernel booted here and under QEMU, and what its user space then does, in turns:
-`python -m bench.machine [TURNS]`. Times are the host's, between lines on the console.
+`python -m bench.machine [TURNS [WORD]]`, only the work with WORD in its name (none for "boot").
+Times are the host's, between lines on the console.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ BOOT = "first user process"
 SECONDS = 900
 
 
-def commands(memory: str = "512M") -> dict[str, list[str]]:
+def commands(work: dict[str, str], memory: str = "512M") -> dict[str, list[str]]:
     """The words of each machine: the same kernel, initramfs and command line, one processor."""
     kernel, initrd = map(str, GUESTS["debian-riscv64"].paths(fetch("debian-riscv64")))
     steps = "; ".join(f"echo begin {n}; ({step}) 2>/dev/null; echo end {n}" for n, step in
-                      enumerate(WORK.values()))  # fmt: skip
-    append = f'quiet console=ttyS0 -- "{steps}"'
+                      enumerate(work.values()))  # fmt: skip
+    append = f'quiet console=ttyS0 -- "{steps or "true"}"'
     ours = [sys.executable, "-m", "hartwood", "boot", "--kernel", kernel, "--initrd", initrd]
     theirs = ["qemu-system-riscv64", "-M", "virt", "-nographic", "-no-reboot", "-m", memory]
     return {
@@ -42,9 +43,9 @@ def commands(memory: str = "512M") -> dict[str, list[str]]:
     }
 
 
-def run(words: list[str], cache: str) -> dict[str, float]:
+def run(names: list[str], words: list[str], cache: str) -> dict[str, float]:
     """Seconds to the first user process, and of each piece of work."""
-    names, found, begin = list(WORK), dict[str, float](), time.perf_counter()
+    found, begin = dict[str, float](), time.perf_counter()
     environment = {**os.environ, "HARTWOOD_CACHE": cache}
     with subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=environment
@@ -63,15 +64,16 @@ def run(words: list[str], cache: str) -> dict[str, float]:
     return found
 
 
-def main(turns: int) -> int:
+def main(turns: int, word: str) -> int:
     """Print a table of medians and ratios."""
+    work = {name: step for name, step in WORK.items() if word in name}
     times: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(turns):
-            for name, words in commands().items():
+            for name, words in commands(work).items():
                 rounds = [("cold", f"{folder}/{turn}"), ("warm", f"{folder}/{turn}")]
                 for state, cache in rounds if name == "hartwood" else [("", folder)]:
-                    for what, seconds in run(words, cache).items():
+                    for what, seconds in run(list(work), words, cache).items():
                         times.setdefault(what, {}).setdefault(f"{name} {state}".strip(), []).append(
                             seconds
                         )
@@ -90,4 +92,4 @@ def main(turns: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 2))
+    sys.exit(main(int([*sys.argv, "2"][1]), "".join(sys.argv[2:3])))
