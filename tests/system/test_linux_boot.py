@@ -20,7 +20,8 @@ def test_linux_runs_a_command_and_powers_off(
     command = "uname -m; grep -c processor /proc/cpuinfo; grep mmu /proc/cpuinfo; false"
     append = f"quiet console=ttyS0 {levels} -- {command}"
     board = SmallBoard(kernel, initrd, append, harts, mmu)
-    lines = board.run(100).splitlines()
+    # Its port has no divisor latch, so what the driver sets for 9600 baud is printed.
+    lines = board.run(100).replace("\x18", "").splitlines()
     assert board.off.is_set(), lines[-20:]
     assert "riscv64" in lines
     assert str(harts) in lines

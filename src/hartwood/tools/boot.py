@@ -49,11 +49,6 @@ class Console:
     come to it through a pipe, since a handler must not touch what it interrupts."""
 
     def __init__(self, board: RiscvVirt, save: Path | None) -> None:
-        for stream in (0, 1):  # who closed them gets none of our pipes in their place
-            with suppress(OSError):
-                os.fstat(stream)
-                continue
-            os.open(os.devnull, os.O_RDWR)
         self._board, self._path = board, save
         self._saving: threading.Thread | None = None
         self._out, self._lock = bytearray(), threading.Lock()
@@ -240,6 +235,11 @@ def boot(options: Options) -> int:
         raise BoardError(f"--timeout {timeout}: a number of seconds above 0")
     if options.stats is not None:
         _write_stats(options.stats, {})  # what cannot be written is said before the guest runs
+    for stream in (0, 1):  # who closed them gets none of our files in their place
+        with suppress(OSError):
+            os.fstat(stream)
+            continue
+        os.open(os.devnull, os.O_RDWR)
     with ExitStack() as cleanup:
         board = options.board(cleanup)
         console = Console(board, options.save)
