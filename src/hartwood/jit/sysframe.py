@@ -213,9 +213,13 @@ def _unit_once() -> str:
     far = text.value("call i64 @reach(ptr %s, i64 %pc, i64 0)")
     text.emit("br label %found")
     text.label("found")
-    here = text.value(
-        f"inttoptr i64 {text.value(f'phi i64 [{near}, %hit], [{far}, %miss]')} to ptr"
-    )
+    at = text.value(f"phi i64 [{near}, %hit], [{far}, %miss]")
+    gone = text.value(f"icmp eq i64 {at}, 0")
+    text.emit(f"br i1 {gone}, label %fault, label %go, !prof !1")
+    text.label("fault")  # another hart has taken the page away meanwhile
+    tail(text, "@exception", "%pc", "null", "%budget")
+    text.label("go")
+    here = text.value(f"inttoptr i64 {at} to ptr")
     word = text.value(f"call i64 @word_of(ptr %s, ptr {here})")
     record = text.value(field("step_record"))
     _state_store(text, "step_word", word)
