@@ -70,16 +70,22 @@ class Spent:
 
 def load_budgets(path: Path) -> list[Budget]:
     """The budgets of a TOML file. Raises `LabError` that names the entry at fault."""
+    entries = toml_entries(path, "budget")
+    return [_budget(entry, f"{path}: budget {at}") for at, entry in enumerate(entries, 1)]
+
+
+def toml_entries(path: Path, name: str) -> list[Any]:
+    """The `[[name]]` entries of a TOML file that holds nothing else. Raises `LabError`."""
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LabError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise LabError(f"{path}: damaged TOML: {error}") from None
-    entries = data.get("budget")
-    if not isinstance(entries, list) or not entries or set(data) != {"budget"}:
-        raise LabError(f"{path}: wants [[budget]] entries and nothing else")
-    return [_budget(entry, f"{path}: budget {at}") for at, entry in enumerate(entries, 1)]
+    entries = data.get(name)
+    if not isinstance(entries, list) or not entries or set(data) != {name}:
+        raise LabError(f"{path}: wants [[{name}]] entries and nothing else")
+    return entries
 
 
 def _budget(entry: Any, where: str) -> Budget:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,10 +15,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from hartwood.lab.budget import toml_entries
 from hartwood.lab.evidence import Figures, figures_from
 from hartwood.lab.judgement import judgement_from
 from hartwood.lab.results import Run, _want, decode, read_json, run_from
-from hartwood.lab.workload import LabError
 
 #: Where benchmarks that measure another program are: `peer/<what>/<program>`.
 PEER = "peer/"
@@ -114,15 +113,7 @@ def _moment(text: str) -> datetime | None:
 
 def load_goals(path: Path) -> list[Goal]:
     """The `[[goal]]` entries of a TOML file. Raises `LabError`."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LabError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise LabError(f"{path}: damaged TOML: {error}") from None
-    entries = data.get("goal")
-    if not isinstance(entries, list) or not entries or set(data) != {"goal"}:
-        raise LabError(f"{path}: wants [[goal]] entries and nothing else")
+    entries = toml_entries(path, "goal")
     return [decode(Goal, entry, f"{path}: goal {at}") for at, entry in enumerate(entries, 1)]
 
 
