@@ -46,6 +46,8 @@ else
   setsid cttyhack sh
 fi
 sync
+# Setting a terminal drains it first (TCSADRAIN): power off takes what was not yet sent.
+stty echo 2>/dev/null
 poweroff -f
 """
 
