@@ -151,6 +151,11 @@ class Client:
         self._send(("region", number, entries, parts, level, key, known))
         self._open.add(number)
 
+    def request_page(self, number: int, page: bytes, entries: list[int], key: str) -> None:
+        """The same for offsets into a page of a whole machine's memory."""
+        self._send(("page", number, page, entries, key))
+        self._open.add(number)
+
     def poll(self) -> Reply | None:
         """An answer to a request, if one is there: ("region", number, image, seconds)."""
         if not self._kept and self._pid and (reply := self._receive(0)) is not None:

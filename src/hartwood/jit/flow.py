@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from hartwood.bits.effects import Properties
 from hartwood.errors import Error
 from hartwood.isa.insn import Decoded
 from hartwood.isa.insnset import InsnSet
@@ -35,6 +36,7 @@ class Step:
     writes: int
     #: Whether it can leave the block in its middle.
     exits: bool
+    properties: Properties
 
 
 @dataclass(slots=True)
@@ -47,6 +49,8 @@ class Block:
     end: int = 0
     kind: str = "fall"
     target: int | None = None
+    #: Where a call that is taken for a jump comes back to.
+    back: int | None = None
     #: Registers that may differ from what `State` holds, at the start.
     dirty: int = 0
     #: Registers that somebody may still read, at the start.
@@ -70,6 +74,8 @@ class Region:
     blocks: dict[int, Block]
     #: Guest byte ranges (start, end) that the translation depends on.
     ranges: list[tuple[int, int]]
+    #: Where calls that are taken for jumps come back to: a return may go on there.
+    returns: list[int] = field(default_factory=list)
 
     @property
     def used(self) -> int:
@@ -108,14 +114,21 @@ class Explorer:
         target_of: Callable[[Decoded, int], int | None],
         limit: int,
         executed: Callable[[int], bool] = lambda pc: True,
+        stops: Callable[[Properties], bool] = lambda p: False,
+        *,
+        returns: bool = False,
     ) -> None:
-        """`executed` tells what ran so far: the rest is left to the interpreter. A region ends
-        before an address of `known`: what begins there is translated already."""
+        """`executed` tells what ran so far: the rest is left to the interpreter, and so is an
+        instruction that `stops`. A region ends before an address of `known`: what begins there is
+        translated already. With `returns` control may also enter where a call comes back, and
+        direct calls are jumps: what they call is of the region."""
         self._insns = insns
         self._fetch = fetch
         self._target_of = target_of
         self._limit = limit
         self._executed = executed
+        self._stops = stops
+        self._returns = returns
         self.known: set[int] = set()
         self._steps: dict[int, Step | None] = {}
 
@@ -127,13 +140,15 @@ class Explorer:
             self._steps[pc] = None if decoded is None else self._analyse(pc, decoded)
         return self._steps[pc]
 
-    def _analyse(self, pc: int, decoded: Decoded) -> Step:
+    def _analyse(self, pc: int, decoded: Decoded) -> Step | None:
         insn, fields = decoded.insn, decoded.fields
         p = self._insns.properties(insn, insn.variant(fields))
+        if self._stops(p):
+            return None
         reads = _mask(p.x_reads, fields, 0) | _mask(p.f64_reads | p.f32_reads, fields, F0)
         writes = _mask(p.x_writes, fields, 0) | _mask(p.f64_writes | p.f32_writes, fields, F0)
         exits = p.may_trap or bool(p.csr) or bool(p.counters) or p.rounding
-        return Step(pc, decoded, reads & ~1, writes & ~1, exits)
+        return Step(pc, decoded, reads & ~1, writes & ~1, exits, p)
 
     def _end(self, block: Block, step: Step) -> bool:
         """Whether `step` ends the block; sets its kind and target."""
@@ -149,6 +164,8 @@ class Explorer:
         links = bool(step.writes)
         if p.control == "branch":
             block.kind = "branch"
+        elif links and self._returns and not p.indirect:
+            block.kind, block.back = "jump", block.end
         elif links:
             block.kind = "call"
         elif p.indirect:
@@ -159,10 +176,13 @@ class Explorer:
         block.target = None if p.indirect else self._target_of(decoded, step.pc)
         return True
 
-    def region(self, entry: int, *, eager: bool = False) -> Region:
-        """The region that begins at `entry`. With `eager`, integer registers are written home at
-        once, so they are never dirty. Raises `FlowError` where it would be empty."""
-        leaders = self._leaders(entry)
+    def region(
+        self, entry: int, *others: int, eager: bool = False, pinned: int = _PINNED_MASK
+    ) -> Region:
+        """The region that begins at `entry`, and at `others` as far as there is room. With
+        `eager`, integer registers are written home at once, so they are never dirty; those of the
+        mask `pinned` travel in host registers and are never written home. Raises `FlowError` where it would be empty."""
+        leaders = self._leaders(entry, *others)
         blocks: dict[int, Block] = {}
         for start in sorted(leaders, key=lambda pc: (pc != entry, pc)):
             block = Block(start)
@@ -186,17 +206,23 @@ class Explorer:
             goal
             for block in blocks.values()
             for goal in self._successors(block)
-            if goal <= block.start and goal in blocks and goal != entry
+            if goal <= block.start and goal in blocks and blocks[goal].steps and goal != entry
         }
-        region = Region([entry, *sorted(heads)], blocks, self._ranges(blocks))
-        lazy = FLOATS if eager else ~_PINNED_MASK
+        heads |= {each for each in others if each in blocks and blocks[each].steps}
+        returns = sorted(b.back for b in blocks.values() if b.back is not None and b.back in blocks)
+        if self._returns:
+            heads |= {b.end for b in blocks.values() if b.kind == "call" and b.end in blocks}
+            heads |= set(returns)
+        heads.discard(entry)
+        region = Region([entry, *sorted(heads)], blocks, self._ranges(blocks), returns)
+        lazy = FLOATS if eager else ~pinned
         _solve_dirty(region, lazy)
         _solve_live(region, lazy)
         return region
 
-    def _leaders(self, entry: int) -> set[int]:
+    def _leaders(self, *entries: int) -> set[int]:
         """Block starts, breadth first until the region is large enough."""
-        leaders, seen, queue = {entry}, set[int](), [entry]
+        leaders, seen, queue = set(entries), set[int](), list(entries)
         count = 0
         while queue and count < self._limit:
             pc = queue.pop(0)
@@ -218,7 +244,9 @@ class Explorer:
                     break
                 pc += step.decoded.length
         # What nobody had time to visit is outside.
-        return {pc for pc in leaders if pc in seen}
+        if self._returns:
+            seen = {pc for pc in seen if self.step(pc)}
+        return leaders & seen
 
     def _successors(self, block: Block) -> list[int]:
         if block.kind == "branch":
@@ -226,7 +254,7 @@ class Explorer:
         if block.kind == "call":
             return [block.end]
         if block.kind == "jump" and block.target is not None:
-            return [block.target]
+            return [block.target] + ([block.back] if block.back is not None else [])
         return []
 
     @staticmethod
@@ -252,6 +280,8 @@ def inner_successors(region: Region, block: Block) -> list[int]:
     goals = [block.end] if block.kind in ("fall", "branch", "call") else []
     if block.kind in ("branch", "jump") and block.target is not None:
         goals.append(block.target)
+    if block.kind == "return":
+        goals += region.returns
     return [goal for goal in goals if goal in region.blocks]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hartwood.bits.effects import Properties
 from hartwood.bits.ssa import Text, Val, constant
 from hartwood.isa.insn import Decoded
 from hartwood.isa.insnset import InsnSet
@@ -29,7 +30,6 @@ from hartwood.jit.words import NativeHart
 
 #: The NaN that every operation produces (Unpriv. 21.2), as LLVM writes it.
 CANONICAL_NAN = "0x7FF8000000000000"
-_PINNED = sum(1 << register for register in abi.PINNED)
 
 
 def _registers(mask: int) -> list[int]:
@@ -53,6 +53,8 @@ class RegionHart(NativeHart):
     """`words.Hart` for the instructions of one region, one block at a time."""
 
     raw_floats = True
+    #: Guest registers that travel in host registers between regions.
+    pinned: tuple[int, ...] = abi.PINNED
 
     def __init__(self, text: Text, insns: InsnSet, region: Region, eager: bool) -> None:
         super().__init__(text, insns)
@@ -85,7 +87,7 @@ class RegionHart(NativeHart):
         self._values[register] = value
         self._written.add(register)
         self._narrow.pop(register, None)
-        if self.eager and register < F0 and register not in abi.PINNED:
+        if self.eager and register < F0 and register not in self.pinned:
             self.text.emit(f"store i64 {value.name}, ptr {self.text.value(_home(register))}")
 
     def read_x(self, index: Val | int) -> Val:
@@ -148,7 +150,7 @@ class RegionHart(NativeHart):
             where = fresh()
             lines.append(f"{where} = {_home(register)}")
             lines.append(f"store {_kind(register)} {name}, ptr {where}")
-        for register in sorted(self._written & set(abi.PINNED)):
+        for register in sorted(self._written & set(self.pinned)):
             lines.append(f"store i64 {self._values[register].name}, ptr {_variable(register)}")
         return lines
 
@@ -166,7 +168,8 @@ class RegionHart(NativeHart):
         mask = 0
         for register in self._written:
             mask |= 1 << register
-        return self._block.dirty | mask & (FLOATS if self.eager else ~_PINNED)
+        pinned = sum(1 << register for register in self.pinned)
+        return self._block.dirty | mask & (FLOATS if self.eager else ~pinned)
 
     def _exit_here(self) -> str:
         """Label of a cold block that lets the interpreter go on at the instruction at hand, one
@@ -177,12 +180,16 @@ class RegionHart(NativeHart):
             lines = [
                 f"{left} = add i64 {self._budget}, {len(self._block.steps) - self._retired}",
                 *self._save_lines(self._dirty()),
-                f"store i64 {self._step.pc | 1}, ptr %pc.v",
                 f"store i64 {left}, ptr %budget.v",
-                "br label %leave",
+                *self._out(self._step.pc, interpreted=True),
             ]
             self.cold.append((self._here, lines))
         return self._here
+
+    def _out(self, pc: int, *, interpreted: bool = False) -> list[str]:
+        """Lines that leave with control at guest address `pc`; `interpreted`: where the
+        instruction there could not be done here."""
+        return [f"store i64 {pc | 1}, ptr %pc.v", "br label %leave"]
 
     def dynamic_rounding(self) -> None:
         """Once a block: what changes `frm` ends it."""
@@ -240,20 +247,16 @@ class RegionHart(NativeHart):
             return f"b{goal:x}"
         label = self.text.fresh_label("back")
         over = self.text.fresh_label("over")
-        left, spent = self.text.fresh(), self.text.fresh()
-        self.cold.append(
-            (
-                label,
-                [
-                    f"{left} = load i64, ptr %budget.v",
-                    f"{spent} = icmp slt i64 {left}, 0",
-                    f"br i1 {spent}, label %{over}, label %b{goal:x}, !prof !1",
-                ],
-            )
-        )
-        out = [*self._state_lines(), f"store i64 {goal | 1}, ptr %pc.v", "br label %leave"]
-        self.cold.append((over, out))
+        lines, spent = self._spent()
+        lines.append(f"br i1 {spent}, label %{over}, label %b{goal:x}, !prof !1")
+        self.cold.append((label, lines))
+        self.cold.append((over, [*self._state_lines(), *self._out(goal)]))
         return label
+
+    def _spent(self) -> tuple[list[str], str]:
+        """Lines that find out whether a loop has to be left, and the i1 that says so."""
+        left, spent = self.text.fresh(), self.text.fresh()
+        return [f"{left} = load i64, ptr %budget.v", f"{spent} = icmp slt i64 {left}, 0"], spent
 
     def _state_lines(self) -> list[str]:
         """Write back from the variables, which are up to date."""
@@ -310,7 +313,7 @@ class RegionHart(NativeHart):
         return load_pointer(text, slot, wild)
 
     def branch(self, condition: Val, target: Val | int) -> None:
-        goal = target if isinstance(target, int) else target.const
+        goal = self._block.target
         assert goal is not None
         name = condition.name
         self._flush()
@@ -325,8 +328,8 @@ class RegionHart(NativeHart):
         self._flush()
         if kind == "call":
             self._call(name)
-        elif kind == "jump" and where.const is not None:
-            self.text.emit(f"br label %{self._go(where.const)}")
+        elif kind == "jump" and self._block.target is not None:
+            self.text.emit(f"br label %{self._go(self._block.target)}")
         elif kind == "return":
             for line in self._state_lines():
                 self.text.emit(line)
@@ -380,7 +383,7 @@ class RegionHart(NativeHart):
         """Load registers that are not pinned from `State` into their variables."""
         text = self.text
         for register in _registers(mask):
-            if register in abi.PINNED:
+            if register in self.pinned:
                 continue
             name = text.value(f"load {_kind(register)}, ptr {text.value(_home(register))}")
             text.emit(f"store {_kind(register)} {name}, ptr {_variable(register)}")
@@ -388,16 +391,14 @@ class RegionHart(NativeHart):
     # The region.
     def prologue(self) -> None:
         """Variables, and the entry's budget test."""
-        text, region = self.text, self.region
+        text = self.text
         text.emit("%pc.v = alloca i64")
         text.emit("%budget.v = alloca i64")
         text.emit("store i64 %budget, ptr %budget.v")
         # In memory, because a comparison can take it from there and no instruction holds 2**38.
         text.emit(f"%limit.at = {field('limit')}")
         text.emit("%limit = load i64, ptr %limit.at, !invariant.load !3")
-        registers = sorted(set(_registers(region.used)) | set(abi.PINNED))
-        for register in registers:
-            text.emit(f"{_variable(register)} = alloca {_kind(register)}")
+        self._declare()
         for index, register in enumerate(abi.PINNED):
             text.emit(f"store i64 %p{index}, ptr {_variable(register)}")
         odd = text.value("or i64 %pc, 1")
@@ -405,18 +406,27 @@ class RegionHart(NativeHart):
         spent = text.value("icmp slt i64 %budget, 0")
         text.emit(f"br i1 {spent}, label %leave, label %go, !prof !1")
         text.label("go")
-        first, *others = region.entries
+        self._enter("%pc", {entry: entry for entry in self.region.entries})
+
+    def _declare(self) -> None:
+        """A variable for each register in use."""
+        for register in sorted(set(_registers(self.region.used)) | set(self.pinned)):
+            self.text.emit(f"{_variable(register)} = alloca {_kind(register)}")
+
+    def _enter(self, key: str, entries: dict[int, int]) -> None:
+        """Go to the entry whose number in `entries` is that of the i64 operand `key`."""
+        text, (first, *others) = self.text, self.region.entries
         if others:
-            is_first = text.value(f"icmp eq i64 %pc, {first}")
+            is_first = text.value(f"icmp eq i64 {key}, {entries[first]}")
             text.emit(f"br i1 {is_first}, label %e{first:x}, label %choose, !prof !0")
             text.label("choose")
-            arms = " ".join(f"i64 {entry}, label %e{entry:x}" for entry in others)
-            text.emit(f"switch i64 %pc, label %leave [{arms}]")
+            arms = " ".join(f"i64 {entries[entry]}, label %e{entry:x}" for entry in others)
+            text.emit(f"switch i64 {key}, label %leave [{arms}]")
         else:
             text.emit(f"br label %e{first:x}")
-        for entry in region.entries:
+        for entry in self.region.entries:
             text.label(f"e{entry:x}")
-            self._load_homes(region.blocks[entry].live)
+            self._load_homes(self.region.blocks[entry].live)
             text.emit(f"br label %b{entry:x}")
 
     def block(self, block: Block) -> None:
@@ -433,17 +443,21 @@ class RegionHart(NativeHart):
         for count, step in enumerate(block.steps):
             self._step, self._retired, self._here = step, count, None
             self._quiet = quiet.get(count)
-            step.decoded.insn.body(self, **step.decoded.fields)
+            self.execute(step.properties, step.decoded)
             if self._ended:
                 return
         self._flush()
         if block.kind == "stop":
             for line in self._state_lines():
                 self.text.emit(line)
-            self.text.emit(f"store i64 {block.end | 1}, ptr %pc.v")
-            self.text.emit("br label %leave")
+            for line in self._out(block.end):
+                self.text.emit(line)
         else:
             self.text.emit(f"br label %{self._go(block.end)}")
+
+    def execute(self, properties: Properties, decoded: Decoded) -> None:
+        """Translate one instruction."""
+        decoded.insn.body(self, **decoded.fields)
 
     def epilogue(self) -> None:
         """The cold blocks and the one that returns."""

@@ -82,7 +82,8 @@ class Stitches:
     """The area of stitched code of one process, and the context of its stitcher.
 
     `area` is what `CodeArena.claim` gave for `faults`, a table of its own; `entries` are addresses
-    in the interpreter's base bank, by name, and `handlers` those that stencils lead to.
+    in the interpreter's base bank, by name, and `handlers` those that stencils lead to. The
+    last `spare` bytes of the area are somebody else's.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Stitches:
         faults: int,
         entries: Mapping[str, int],
         handlers: Mapping[str, str] = HANDLERS,
+        spare: int = 0,
     ) -> None:
         stencils, numbers, first, pool = marshal.loads(image.meta)
         base, count = area
@@ -122,7 +124,7 @@ class Stitches:
         self.at = hostmem.mmap(0, 4096, _READ_WRITE, _PRIVATE)
         self._words = hostmem.view(self.at, 8 * len(CONTEXT)).cast("Q")
         values = {
-            "next": self._first, "end": base + AREA - UNIT, "base": base, "faults": faults,
+            "next": self._first, "end": base + AREA - spare - UNIT, "base": base, "faults": faults,
             "room": FAULTS // 8 - 2 * LIMIT, "count": count, "joints": first, **places,
             "table": self._lay_out(pieces, first + len(JOINTS)),
             "decode": entries["decode_word"], "region": entries.get("enter_region", 0),

@@ -81,7 +81,7 @@ look:
   %record = inttoptr i64 %record.i to ptr
   %old = {space.handler("%record", "abort")}
 there:
-  %past = add i64 %end, {layout.UNIT}
+  %past = add i64 %base, {layout.AREA}
   %above = icmp uge i64 %old, %base
   %below = icmp ult i64 %old, %past
   %known = and i1 %above, %below

@@ -19,6 +19,8 @@ LARGE = 64
 RECORDS_PER_PAGE = 2048 * abi.RECORD + 64
 #: Instructions between two looks at the clock.
 CHUNK = 10_000
+#: Records that are remembered where control was when `CHUNK` instructions were used up.
+SAMPLES = 256
 #: Guest time counts tenths of a microsecond; deterministic time takes an instruction for ten ns.
 FREQUENCY = 10_000_000
 INSTRUCTIONS_PER_TICK = 10
@@ -39,6 +41,14 @@ CONTEXTS = 4
 #: TLBs of a context, in order: reads, writes, fetches.
 READ, WRITE, FETCH = range(3)
 
+#: Functions and handlers that text beyond the base bank reaches through the state, in the order
+#: of their places there.
+LINKS = (
+    *("exception", "over", "fetch_miss", "leave", "reference", "wait", "hot"),
+    *("load_slow", "store_slow", "atomic_slow", "zero_slow", "settle", "flush"),
+    *("leap", "unit_once", "fill_read", "fill_write"),
+)
+
 FIELDS: abi.Fields = (
     *abi.FIELDS,
     ("tlb", 8, 1),  # of the present context of loads and stores
@@ -53,11 +63,7 @@ FIELDS: abi.Fields = (
     ("span", 8, 1),
     ("nothing", 8, 1),  # what is read where there is nothing to read
     ("timers", 8, 1),  # interrupts of timers, as they were when the clock was last looked at
-    (
-        "links",
-        8,
-        16,
-    ),  # functions and handlers that banks other than the base share (`system.LINKS`)
+    ("links", 8, len(LINKS)),
     # Where there may be translations by pages larger than 4 KiB: a bit for each 2 MiB, by the
     # low bits of their number; one for each GiB that is one page; all ones: anywhere.
     ("large", 8, LARGE),
@@ -78,6 +84,9 @@ FIELDS: abi.Fields = (
     ("tlb_misses", 8, 1),
     ("tlb_flushes", 8, 1),
     *((name, 8, 1) for name in REGISTERS),
+    ("area", 8, 1),  # host address of stitched code, if there is any
+    ("sampled", 8, 1),  # records where budgets were used up, so far; the last of them
+    ("samples", 8, SAMPLES),
     ("tlbs", 8, CONTEXTS * 3 * TLB_ENTRIES * 2),
 )
 
@@ -92,6 +101,11 @@ def offset(name: str) -> int:
 def field(name: str, add: int = 0) -> str:
     """The `getelementptr` of a state field, `add` bytes on."""
     return f"getelementptr i8, ptr %s, i64 {_OFFSETS[name] + add}"
+
+
+def link(name: str) -> str:
+    """The `getelementptr` of where the address of one of `LINKS` is."""
+    return field("links", 8 * LINKS.index(name))
 
 
 class SystemState(ctypes.Structure):

@@ -16,7 +16,7 @@ from hartwood.jit.decoder import decoder_text
 from hartwood.jit.interp import BANKS, banks, numbering
 from hartwood.jit.softmmu import tail
 from hartwood.jit.stitch import BANK as STENCILS
-from hartwood.jit.sysabi import field
+from hartwood.jit.sysabi import link
 from hartwood.jit.sysframe import frame
 from hartwood.jit.sysstencil import stencils
 from hartwood.jit.system import function, handler_text
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 DEFINITIONS = (csr_machine, csr_supervisor, pmp)
 PREFIX = "system-"
 
-#: What banks share, in order of their places in the state: results and parameters of functions,
-#: or nothing for handlers.
+#: What banks share of `sysabi.LINKS`: results and parameters of functions, or nothing for handlers.
 LINKS: dict[str, tuple[str, str] | None] = {
     "exception": None,
     "over": None,
@@ -56,9 +55,9 @@ def _bank_text(bank: str) -> Iterator[str]:
 
 def _links() -> Iterator[str]:
     """In a bank other than the base: go where the state says."""
-    for place, (name, signature) in enumerate(LINKS.items()):
+    for name, signature in LINKS.items():
         text = Text()
-        callee = text.value(f"load ptr, ptr {text.value(field('links', 8 * place))}")
+        callee = text.value(f"load ptr, ptr {text.value(link(name))}")
         if signature is None:
             tail(text, callee, "%pc", "%rec", "%budget")
             yield function(name, text).replace("define ", "define internal ", 1)

@@ -17,6 +17,7 @@ from hartwood.jit.client import Client, WorkerError
 from hartwood.jit.image import Image
 from hartwood.jit.stitch import BANK as STENCILS
 from hartwood.jit.store import Store
+from hartwood.jit.sysregions import Compiler
 from hartwood.jit.sysstitch import SystemStitches
 from hartwood.mem import hostmem
 
@@ -25,11 +26,6 @@ if TYPE_CHECKING:
     from hartwood.mem.ram import Ram
 
 BANKS = ("base", "float", "rounded", "extra")
-#: Shared functions and handlers, in the order of `system.LINKS` (a test compares).
-LINKS = (
-    *("exception", "over", "fetch_miss", "leave", "reference", "wait", "hot"),
-    *("load_slow", "store_slow", "atomic_slow", "zero_slow", "settle", "flush"),
-)
 _TABLE_SIZE = 1 << 16
 
 
@@ -38,6 +34,7 @@ class SystemCode:
 
     def __init__(self) -> None:
         self._store = Store()
+        self.compiler = Compiler(self._store)
         self._arena = CodeArena(16 << 20)
         self._lock = allocate_lock()
         self.cache_hits, self.cache_misses, self.compile_seconds = 0, 0, 0.0
@@ -90,7 +87,7 @@ class SystemCode:
         """What was found in the cache and what had to be made, with how long that took."""
         return {
             "cache_hits": self.cache_hits, "cache_misses": self.cache_misses,
-            "compile_seconds": self.compile_seconds,
+            "compile_seconds": self.compile_seconds + self.compiler.seconds,
         }  # fmt: skip
 
     def learn(self) -> Thread:
@@ -112,7 +109,9 @@ class SystemCode:
         assert self.stencils is not None
         with self._lock:
             if ram not in self._stitches:
-                self._stitches[ram] = SystemStitches(self.stencils, self.entries, ram)
+                self._stitches[ram] = SystemStitches(
+                    self.stencils, self.entries, ram, self.compiler
+                )
             return self._stitches[ram]
 
     def _install(self, image: Image) -> int:
@@ -140,7 +139,7 @@ class SystemCode:
         state.handlers = self._table_at
         state.reserved_address = (1 << 64) - 1
         state.mxcsr = 0x1F80
-        for place, name in enumerate(LINKS):
+        for place, name in enumerate(sysabi.LINKS):
             state.links[place] = self.entries[name]
         return state
 

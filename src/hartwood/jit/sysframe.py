@@ -10,6 +10,7 @@ from hartwood.isa.riscv.system import MACHINE, SYSTEM
 from hartwood.jit import abi, host_x86, sysabi
 from hartwood.jit.calling import HANDLER_CC
 from hartwood.jit.softmmu import addend, arrive, counted, probe, tail, transfer
+from hartwood.jit.stitch import AREA
 from hartwood.jit.sysabi import CHUNK, FETCH, field
 from hartwood.jit.sysfunctions import functions, meaning
 from hartwood.jit.system import SystemHart, function
@@ -201,6 +202,50 @@ def _unit_exit() -> str:
     return function("unit_exit", text)
 
 
+def _sample(text: Text, budget: str) -> None:
+    """Go on at `%pc` and remember its record: one of the places where most time is spent."""
+    where = probe(text, "%pc", "%pc", FETCH, "hit2", "miss2")
+    text.label("miss2")
+    tail(text, "@fetch_miss", "%pc", "null", budget)
+    text.label("hit2")
+    record = text.value(f"add i64 {text.value('shl i64 %pc, 3')}, {addend(text, where)}")
+    count = _state_load(text, "sampled")
+    _state_store(text, "sampled", text.value(f"add i64 {count}, 1"))
+    index = text.value(f"and i64 {count}, {sysabi.SAMPLES - 1}")
+    slot = text.value(f"getelementptr i64, ptr {text.value(field('samples'))}, i64 {index}")
+    text.emit(f"store i64 {record}, ptr {slot}")
+    counted(text, "%pc", text.value(f"inttoptr i64 {record} to ptr"), budget)
+
+
+def _leap() -> str:
+    """Where regions go on: straight to code that is stitched or translated, else by way of what
+    counts where control goes."""
+    text = Text()
+    attention = text.value(f"load volatile i32, ptr {text.value(field('attention'))}")
+    called = text.value(f"icmp ne i32 {attention}, 0")
+    spent = text.value("icmp sle i64 %budget, 0")
+    text.emit(f"br i1 {text.value(f'or i1 {called}, {spent}')}, label %over, label %go, !prof !1")
+    text.label("over")
+    tail(text, "@over", "%pc", "null", "%budget")
+    text.label("go")
+    where = probe(text, "%pc", "%pc", FETCH, "hit", "miss")
+    text.label("miss")
+    tail(text, "@fetch_miss", "%pc", "null", "%budget")
+    text.label("hit")
+    at = text.value(f"add i64 {text.value('shl i64 %pc, 3')}, {addend(text, where)}")
+    record = text.value(f"inttoptr i64 {at} to ptr")
+    handler = text.value(f"load ptr, ptr {record}")
+    distance = text.value(f"ptrtoint ptr {handler} to i64")
+    distance = text.value(f"sub i64 {distance}, {_state_load(text, 'area')}")
+    made = text.value(f"icmp ult i64 {distance}, {AREA}")
+    text.emit(f"br i1 {made}, label %fast, label %slow, !prof !0")
+    text.label("fast")
+    tail(text, handler, "%pc", record, "%budget")
+    text.label("slow")
+    counted(text, "%pc", record, "%budget")
+    return function("leap", text)
+
+
 def _unit_once() -> str:
     """An instruction of a unit that needs the interpreter. Its record may be the unit's by now, so
     that it is decoded again; it transfers nowhere, and lies within a page."""
@@ -308,7 +353,7 @@ def _over() -> str:
     _state_store(text, "left", text.value(f"sub i64 {left}, {chunk}"))
     goal = text.value(f"add i64 {_state_load(text, 'goal')}, {chunk}")
     _state_store(text, "goal", goal)
-    arrive(text, "%pc", text.value(f"add i64 %budget, {chunk}"), "hit2", "miss2")
+    _sample(text, text.value(f"add i64 %budget, {chunk}"))
     text.label("away")
     _away(text, abi.SLICE)
     return function("over", text)
@@ -437,7 +482,7 @@ def frame() -> list[str]:
     """Text of all of it; `@decode_word` and the handlers are in the same module."""
     return [
         *functions(SYSTEM), _leave(), _simple("stepped", abi.SLICE), _cross(), _fetch_miss(),
-        _decode(), _hot(), _unit_exit(), _unit_once(), _once(), _over(),
+        _decode(), _hot(), _unit_exit(), _leap(), _unit_once(), _once(), _over(),
         _take("interrupted", counted=False), _take("excepted", counted=True), _exception(),
         _word_of(), _reference(), _wait(), _illegal(),
         _outer("run", "over"), _outer("step", "once"), _outer("throw", "exception"),

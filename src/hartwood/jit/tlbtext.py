@@ -24,7 +24,92 @@ AGAIN = 64
 CONTEXT = 3 * TLB_ENTRIES * 16
 TLBS = sysabi.offset("tlbs")
 
-TEXT = f"""
+
+def _fill(name: str, access: int, tlb: int) -> str:
+    """i64 @name(s, va, last): the host address for a region's access that missed, once there is an
+    entry that answers it; else 0, and the interpreter does it."""
+    return f"""
+define preserve_mostcc i64 @{name}(ptr %s, i64 %va, i64 %last) #0 {{
+  %page = and i64 %va, -4096
+  %differ = xor i64 %last, %va
+  %one = icmp ult i64 %differ, 4096
+  br i1 %one, label %try, label %none
+none:
+  ret i64 0
+try:
+  %p = call ptr @reach(ptr %s, i64 %va, i64 {access})
+  %tlb = load ptr, ptr $tlb
+  %index = lshr i64 %va, 8
+  %slot = and i64 %index, {(TLB_ENTRIES - 1) << 4}
+  %at = add i64 %slot, {tlb * TLB_ENTRIES * 16}
+  %e = getelementptr i8, ptr %tlb, i64 %at
+  %tag = load i64, ptr %e
+  %hit = icmp eq i64 %tag, %page
+  br i1 %hit, label %found, label %none
+found:
+  %addp = getelementptr i8, ptr %e, i64 8
+  %add = load i64, ptr %addp
+  %host = add i64 %add, %va
+  ret i64 %host
+}}"""
+
+
+TEXT = f"""{_fill("fill_read", 1, sysabi.READ)}{_fill("fill_write", 2, sysabi.WRITE)}
+define i1 @link_region(ptr %s, i64 %page, ptr %halves, i64 %n, ptr %places, i64 %m, i64 %code) #0 {{
+  call void @lock(ptr %s)
+  %flags = load ptr, ptr $flags
+  %flag = getelementptr i8, ptr %flags, i64 %page
+  %was = load volatile i8, ptr %flag
+  %gone = icmp eq i8 %was, 0
+  %memory = load ptr, ptr $memory
+  %far = shl i64 %page, 12
+  %bytes = getelementptr i8, ptr %memory, i64 %far
+  %records = load ptr, ptr $records
+  %rel = mul i64 %page, {RECORDS_PER_PAGE}
+  %base = getelementptr i8, ptr %records, i64 %rel
+  br i1 %gone, label %no, label %same
+same:
+  %i = phi i64 [0, %0], [%i1, %more]
+  %all = icmp eq i64 %i, %n
+  br i1 %all, label %yes, label %look
+look:
+  ; Offset and value of a halfword that the region was made from.
+  %hp = getelementptr i32, ptr %halves, i64 %i
+  %h = load i32, ptr %hp
+  %want = trunc i32 %h to i16
+  %off32 = lshr i32 %h, 16
+  %off = zext i32 %off32 to i64
+  %bp = getelementptr i8, ptr %bytes, i64 %off
+  %have = load volatile i16, ptr %bp, align 2
+  %equal = icmp eq i16 %want, %have
+  br i1 %equal, label %more, label %no
+more:
+  %i1 = add i64 %i, 1
+  br label %same
+yes:
+  %mark = or i8 %was, {STITCHED}
+  store volatile i8 %mark, ptr %flag
+  br label %next
+next:
+  %k = phi i64 [0, %yes], [%k1, %put]
+  %done = icmp eq i64 %k, %m
+  br i1 %done, label %end, label %put
+put:
+  %pp = getelementptr i32, ptr %places, i64 %k
+  %at32 = load i32, ptr %pp
+  %at = zext i32 %at32 to i64
+  %at8 = shl i64 %at, 3
+  %rec = getelementptr i8, ptr %base, i64 %at8
+  store atomic i64 %code, ptr %rec release, align 8
+  %k1 = add i64 %k, 1
+  br label %next
+no:
+  call void @unlock(ptr %s)
+  ret i1 false
+end:
+  call void @unlock(ptr %s)
+  ret i1 true
+}}
 define i64 @retired(ptr %s, i64 %budget) #0 {{
   %goal = load i64, ptr $goal
   %n = sub i64 %goal, %budget

@@ -169,6 +169,8 @@ class Worker:
             request = marshal.loads(self._read(int.from_bytes(head, "little")))
             if request[0] == "bank":
                 self._bank(request[1])
+            elif request[0] == "page":
+                self._page(*request[1:])
             else:
                 self._region(*request[1:])
         if self._store is not None:
@@ -199,10 +201,20 @@ class Worker:
     ) -> None:
         start = time.process_time()
         image = region_image(RISCV, entries, parts, level, known)
+        self._answer(number, image, start, key, f"{level}-{entries[0]:x}")
+
+    def _page(self, number: int, page: bytes, entries: list[int], key: str) -> None:
+        from hartwood.jit import syslift  # user mode never needs it
+
+        start = time.process_time()
+        image = syslift.region_image(page, entries)
+        self._answer(number, image, start, key, f"{entries[0]:x}")
+
+    def _answer(self, number: int, image: Image | None, start: float, key: str, part: str) -> None:
         data = image.dump() if image else b""
         self._reply("region", number, data, time.process_time() - start)
         if self._store is not None and data:
-            self._store.put(key, f"{level}-{entries[0]:x}", data)
+            self._store.put(key, part, data)
 
 
 def _load(module: str, file: str) -> None:

@@ -470,6 +470,8 @@ class Processor:
                 self._enter(count)
             finally:
                 self._stitches.end()
+            if self.mode == "auto" and not __import__("os").environ.get("NOREG"):
+                self._stitches.regions.pump(state)
         # What trapped counts too, or a budget might never end.
         budget = int(state.budget)
         self._spent = count - int(state.left) - (budget - (budget >> 63 << 64))
@@ -481,7 +483,7 @@ class Processor:
         """From now on code that runs often is stitched."""
         self._stitches = self.code.stitches(self.bus.ram)
         threshold = STITCH if self.mode == "auto" else 1
-        self._stitches.code.enable(self.state, threshold)
+        self._stitches.enable(self.state, threshold)
 
     def _enter(self, count: int) -> None:
         """Run native code."""

@@ -1,0 +1,288 @@
+"""Regions of whole machines: from the code of one physical page to LLVM text.
+
+A region is a handler, like a stitched unit: registers come from the state and go back there, and
+its code knows where it is only by the pc that it is entered with. What an access needs beyond the
+TLB's answer is done by the interpreter, except filling the TLB.
+"""
+
+from __future__ import annotations
+
+import marshal
+from typing import TYPE_CHECKING
+
+from hartwood.bits.effects import Properties
+from hartwood.bits.ssa import Text, Val
+from hartwood.bits.words import ILLEGAL_INSTRUCTION
+from hartwood.isa.riscv import trap
+from hartwood.isa.riscv.system import SYSTEM
+from hartwood.jit.calling import HANDLER_CC, HANDLER_PARAMETERS
+from hartwood.jit.compile import compile_image
+from hartwood.jit.flow import Block, Explorer, FlowError, Region
+from hartwood.jit.lift import RegionHart, transfer_target
+from hartwood.jit.softmmu import TLB_BYTES, SoftMemory, addend, page_of, probe, tail
+from hartwood.jit.stitch import AREA
+from hartwood.jit.sysabi import FETCH, READ, TLB_ENTRIES, WRITE, field, link
+from hartwood.jit.sysfunctions import SystemWords, meaning
+
+if TYPE_CHECKING:
+    from hartwood.isa.insn import Decoded
+    from hartwood.jit.image import Image
+
+#: Where the page is, for what is said of its addresses; and guest instructions of one region.
+WINDOW, LIMIT = 1 << 16, 200
+_PAGE = 4096
+
+
+class RegionMemory(SoftMemory):
+    """Accesses that hit, or do so when the TLB was filled; others leave for the interpreter."""
+
+    def _near(self, address: Val, size: int, tlb: int) -> str:
+        """The host pointer."""
+        text = self._text
+        hit, miss, end = (text.fresh_label(hint) for hint in ("hit", "miss", "end"))
+        last = text.value(f"add i64 {address.name}, {size - 1}") if size > 1 else address.name
+        index = text.value(f"lshr i64 {address.name}, 8")
+        index = text.value(f"and i64 {index}, {(TLB_ENTRIES - 1) << 4}")
+        where = text.value(f"getelementptr i8, ptr %tlb, i64 {index}")
+        where = text.value(f"getelementptr i8, ptr {where}, i64 {tlb * TLB_BYTES}")
+        tag = text.value(f"load i64, ptr {where}")
+        same = text.value(f"icmp eq i64 {tag}, {page_of(text, last)}")
+        text.emit(f"br i1 {same}, label %{hit}, label %{miss}, !prof !0")
+        text.label(hit)
+        near = text.value(f"add i64 {address.name}, {addend(text, where)}")
+        text.emit(f"br label %{end}")
+        text.label(miss)
+        name = "fill_read" if tlb == READ else "fill_write"
+        fill = text.value(f"load ptr, ptr {text.value(link(name))}")
+        arguments = f"ptr %s, i64 {address.name}, i64 {last}"
+        far = text.value(f"call preserve_mostcc i64 {fill}({arguments})")
+        text.emit(
+            f"br i1 {text.value(f'icmp ne i64 {far}, 0')}, label %{end}, label %{self._fail()}, "
+            "!prof !0"
+        )
+        text.label(end)
+        at = text.value(f"phi i64 [{near}, %{hit}], [{far}, %{miss}]")
+        return text.value(f"inttoptr i64 {at} to ptr")
+
+    def load(self, address: Val, size: int) -> Val:
+        """See `SoftMemory.load`."""
+        pointer = self._near(address, size, READ)
+        line = f"load volatile i{8 * size}, ptr {pointer}, align 1"
+        return Val(self._text, 8 * size, self._text.value(line))
+
+    def store(self, address: Val, value: Val) -> None:
+        """See `SoftMemory.store`."""
+        name = value.name
+        pointer = self._near(address, value.width // 8, WRITE)
+        self._text.emit(f"store volatile i{value.width} {name}, ptr {pointer}, align 1")
+
+    def _writable(self, address: Val, size: int) -> str:
+        return self._near(address, size, WRITE)
+
+
+class SystemRegionHart(RegionHart, SystemWords):
+    """`words.Hart` for one region of system mode."""
+
+    pinned = ()
+
+    def __init__(self, text: Text, region: Region, eager: bool) -> None:
+        super().__init__(text, SYSTEM, region, eager)
+        self.memory = RegionMemory(text, self._exit_here)
+        self._floats = self._dirties = False
+
+    @property
+    def pc(self) -> Val:
+        """Address of this instruction."""
+        assert self._step is not None
+        return self._address(self._step.pc)
+
+    @property
+    def next_pc(self) -> Val:
+        """Address of the next instruction in memory."""
+        assert self._step is not None
+        return self._address(self._step.pc + self._step.decoded.length)
+
+    def _address(self, pc: int) -> Val:
+        return Val(self.text, 64, self.text.value(f"add i64 %delta, {pc}"))
+
+    # Control.
+    def _out(self, pc: int, *, interpreted: bool = False) -> list[str]:
+        at = self.text.fresh()
+        lines = [f"{at} = add i64 %delta, {pc}", f"store i64 {at}, ptr %pc.v"]
+        return [*lines, f"br label %{'once' if interpreted else 'leave'}"]
+
+    def _spent(self) -> tuple[list[str], str]:
+        """Besides the budget: interrupts and requests."""
+        lines, spent = super()._spent()
+        where, word, asked, odd = (self.text.fresh() for _ in range(4))
+        lines += [
+            f"{where} = {field('attention')}",
+            f"{word} = load volatile i32, ptr {where}",
+            f"{asked} = icmp ne i32 {word}, 0",
+            f"{odd} = or i1 {spent}, {asked}",
+        ]
+        return lines, odd
+
+    def _tail(self, goal: str) -> str:
+        """Label of a block that goes on elsewhere: through the record of a place on this page, else
+        through the TLB of fetches; by way of the interpreter where nothing is translated."""
+        label = self.text.fresh_label("tail")
+        self.cold.append((label, ["TAIL", goal, *self._state_lines()]))
+        return label
+
+    def emit_exit(self, goal: str, lines: list[str]) -> None:
+        """The body of such a block."""
+        text = self.text
+        for line in lines:
+            text.emit(line)
+        near = not goal.startswith("%")
+        pc = self._address(int(goal)).name if near else goal
+        text.emit(f"store i64 {pc}, ptr %pc.v")
+        near = near and WINDOW <= int(goal) < WINDOW + _PAGE
+        budget = text.value("load i64, ptr %budget.v")
+        attention = text.value(f"load volatile i32, ptr {text.value(field('attention'))}")
+        odd = text.value(
+            f"or i1 {text.value(f'icmp ne i32 {attention}, 0')}, "
+            f"{text.value(f'icmp sle i64 {budget}, 0')}"
+        )
+        go, made = text.fresh_label("go"), text.fresh_label("made")
+        text.emit(f"br i1 {odd}, label %leave, label %{go}, !prof !1")
+        text.label(go)
+        if near:
+            record = text.value(f"add i64 %first, {8 * (int(goal) - WINDOW)}")
+        else:
+            hit = text.fresh_label("hit")
+            where = probe(text, pc, pc, FETCH, hit, "leave")
+            text.label(hit)
+            record = text.value(f"add i64 {text.value(f'shl i64 {pc}, 3')}, {addend(text, where)}")
+        record = text.value(f"inttoptr i64 {record} to ptr")
+        handler = text.value(f"load ptr, ptr {record}")
+        distance = text.value(f"ptrtoint ptr {handler} to i64")
+        area = text.value(f"load i64, ptr {text.value(field('area'))}")
+        distance = text.value(f"sub i64 {distance}, {area}")
+        known = text.value(f"icmp ult i64 {distance}, {AREA}")
+        text.emit(f"br i1 {known}, label %{made}, label %leave, !prof !0")
+        text.label(made)
+        self._count(budget)
+        tail(text, handler, pc, record, budget)
+
+    def _call(self, goal: str) -> None:
+        """What is called comes back by way of an entry."""
+        self.text.emit(f"br label %{self._tail(goal)}")
+
+    def jump(self, target: Val | int) -> None:
+        """A return that goes on after a call of this region stays here."""
+        if self._block.kind != "return":
+            super().jump(target)
+            return
+        text, name = self.text, self.const(target, 64).name
+        self._flush()
+        for back in self.region.returns:
+            same = text.value(f"icmp eq i64 {name}, {self._address(back).name}")
+            other = text.fresh_label("other")
+            text.emit(f"br i1 {same}, label %{self._go(back)}, label %{other}")
+            text.label(other)
+        text.emit(f"br label %{self._tail(name)}")
+        self._ended = True
+
+    def block(self, block: Block) -> None:
+        """See `RegionHart.block`."""
+        self._floats = self._dirties = False
+        super().block(block)
+
+    def execute(self, properties: Properties, decoded: Decoded) -> None:
+        """Floating-point instructions need mstatus.FS, and make it dirty (Priv. 3.1.6.6); nothing
+        else in a region changes it."""
+        p = properties
+        if p.floating and not self._floats:
+            self._floats = True
+            self.trap_if(meaning(trap.floating_off, self), ILLEGAL_INSTRUCTION)
+        super().execute(p, decoded)
+        if (p.rounding or p.f64_writes or p.f32_writes) and not self._dirties:
+            self._dirties = True
+            meaning(trap.floating_dirty, self)
+
+    # The region.
+    def _count(self, budget: str) -> None:
+        """Note what ran here: `budget` is what is left."""
+        text = self.text
+        where = text.value(field("translated"))
+        total = text.value(f"load i64, ptr {where}")
+        used = text.value(f"sub i64 %budget, {budget}")
+        text.emit(f"store i64 {text.value(f'add i64 {total}, {used}')}, ptr {where}")
+
+    def prologue(self) -> None:
+        """Variables, and where control goes from here."""
+        text = self.text
+        text.emit("%pc.v = alloca i64")
+        text.emit("%budget.v = alloca i64")
+        text.emit("store i64 %budget, ptr %budget.v")
+        text.emit("store i64 %pc, ptr %pc.v")
+        text.emit(f"%tlb.at = {field('tlb')}")
+        text.emit("%tlb = load ptr, ptr %tlb.at")
+        text.emit(f"%begin = and i64 %pc, {-_PAGE}")
+        text.emit(f"%delta = sub i64 %begin, {WINDOW}")
+        self._declare()
+        inside = text.value(f"and i64 %pc, {_PAGE - 1}")
+        text.emit("%record = ptrtoint ptr %rec to i64")
+        text.emit(f"%first = sub i64 %record, {text.value(f'shl i64 {inside}, 3')}")
+        self._enter(inside, {entry: entry % _PAGE for entry in self.region.entries})
+
+    def epilogue(self) -> None:
+        """The cold blocks, and the ways out: to another place, or to the interpreter."""
+        text = self.text
+        while self.cold:
+            label, lines = self.cold.pop(0)
+            text.label(label)
+            if lines[0] == "TAIL":
+                self.emit_exit(lines[1], lines[2:])
+                continue
+            for line in lines:
+                text.emit(line)
+        for label, handler in (("leave", "leap"), ("once", "unit_once")):
+            text.label(label)
+            budget = text.value("load i64, ptr %budget.v")
+            self._count(budget)
+            callee = text.value(f"load ptr, ptr {text.value(link(handler))}")
+            tail(text, callee, text.value("load i64, ptr %pc.v"), "poison", budget)
+
+
+def _region_text(region: Region, eager: bool) -> str:
+    text = Text()
+    hart = SystemRegionHart(text, region, eager)
+    hart.prologue()
+    for block in region.blocks.values():
+        hart.block(block)
+    hart.epilogue()
+    head = f"define {HANDLER_CC} void @region({HANDLER_PARAMETERS})"
+    return f"{head} #0 {{\nentry:\n{text.body()}\n}}"
+
+
+def stops(p: Properties) -> bool:
+    """Whether an instruction is the interpreter's: it may change what the region relies on."""
+    return bool(p.fence_i or p.csr or p.counters or p.context or p.control == "trap")
+
+
+def region_image(page: bytes, entries: list[int]) -> Image | None:
+    """Translate what begins at the offsets `entries` of a page. The image's meta is marshalled: the offsets where control may enter, and the ranges of
+    the page that it depends on."""
+
+    def fetch(pc: int) -> int | None:
+        at = pc - WINDOW
+        if not 0 <= at < _PAGE:
+            return None
+        word = int.from_bytes(page[at : at + 4], "little")
+        return word if at + (4 if word & 3 == 3 else 2) <= _PAGE else None
+
+    def target(decoded: Decoded, pc: int) -> int | None:
+        return transfer_target(SYSTEM, decoded, pc)
+
+    explorer = Explorer(SYSTEM, fetch, target, LIMIT, stops=stops, returns=True)
+    wanted = [WINDOW + at for at in entries if explorer.step(WINDOW + at)]
+    try:
+        region = explorer.region(*wanted, eager=True, pinned=0)
+    except (FlowError, TypeError):
+        return None
+    places = [entry - WINDOW for entry in region.entries]
+    ranges = [(start - WINDOW, end - WINDOW) for start, end in region.ranges]
+    return compile_image([_region_text(region, eager=True)], 2, marshal.dumps((places, ranges)))
