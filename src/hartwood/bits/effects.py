@@ -411,6 +411,11 @@ class EffectsHart:
         sources_of(address), sources_of(every)
         self.context_changed()
 
+    def forget_translations(self, condition: object) -> None:
+        """Records the change."""
+        sources_of(condition)
+        self.context_changed()
+
     def wait_for_interrupt(self) -> None:
         """Records the change."""
         self.context_changed()

@@ -317,6 +317,9 @@ class IntHart:
     def fence_vma(self, address: Bits, every: Bits) -> None:
         """Nothing is remembered here."""
 
+    def forget_translations(self, condition: Bits) -> None:
+        """Nothing is remembered here."""
+
     def wait_for_interrupt(self) -> None:
         """It may take no time (Priv. 3.3.3)."""
 

@@ -256,6 +256,10 @@ class Hart(Protocol):
         """Forget translations of the page of `address`, or all where the one-bit `every` holds."""
         ...
 
+    def forget_translations(self, condition: Bits) -> None:
+        """Forget all translations where a one-bit condition holds."""
+        ...
+
     def wait_for_interrupt(self) -> None:
         """This instruction need not end before an interrupt is pending (Priv. 3.3.3)."""
         ...

@@ -13,8 +13,9 @@ from hartwood.jit import abi
 #: Entries of each TLB. Sixteen bytes each: the page's virtual address, and what added to a virtual
 #: address gives the host's (or, for fetches, added to eight times it, the record's).
 TLB_ENTRIES = 256
-#: Words of bits that remember large pages (see "large").
-LARGE = 64
+#: Words of bits that remember large pages (see "large"): half of them for the upper half of
+#: addresses, where kernels map all of memory by large pages.
+LARGE = 128
 #: Bytes of records a page of memory has: one for each halfword, then what runs off its end.
 RECORDS_PER_PAGE = 2048 * abi.RECORD + 64
 #: Instructions between two looks at the clock.

@@ -64,6 +64,16 @@ class SystemWords(NativeHart):
         self.text.emit(f"call void @flush(ptr %s, i64 {name}, i1 {bit})")
         self.context_changed()
 
+    def forget_translations(self, condition: Val) -> None:
+        """See `words.Hart.forget_translations`."""
+        text, name = self.text, condition.name
+        forget, keep = text.fresh_label("forget"), text.fresh_label("keep")
+        text.emit(f"br i1 {name}, label %{forget}, label %{keep}, !prof !1")
+        text.label(forget)
+        text.emit("call void @flush(ptr %s, i64 0, i1 true)")
+        text.emit(f"br label %{keep}")
+        text.label(keep)
+
 
 class FunctionHart(SystemWords):
     """A definition as a plain function; an exception runs `failed`, where CAUSE stands

@@ -226,8 +226,11 @@ none:
 define void @flush(ptr %s, i64 %va, i1 %every) #0 {{
   ; One address stands for the whole page that maps it (Priv. 12.2.1), whose parts may be anywhere.
   %page = and i64 %va, -4096
-  %word.n = lshr i64 %va, 27
-  %word.o = and i64 %word.n, {LARGE - 1}
+  %word.n = ashr i64 %va, 27
+  %word.h = and i64 %word.n, {LARGE // 2 - 1}
+  %word.s = lshr i64 %va, 63
+  %word.u = mul i64 %word.s, {LARGE // 2}
+  %word.o = add i64 %word.h, %word.u
   %word.p = getelementptr i64, ptr $large, i64 %word.o
   %word = load i64, ptr %word.p
   %bit.n = lshr i64 %va, 21
@@ -508,8 +511,11 @@ large:
   %small = icmp ult i64 %span, {1 << 21}
   br i1 %small, label %note2, label %note1
 note2:
-  %word.n = lshr i64 %va, 27
-  %word.o = and i64 %word.n, {LARGE - 1}
+  %word.n = ashr i64 %va, 27
+  %word.h = and i64 %word.n, {LARGE // 2 - 1}
+  %word.s = lshr i64 %va, 63
+  %word.u = mul i64 %word.s, {LARGE // 2}
+  %word.o = add i64 %word.h, %word.u
   %word.p = getelementptr i64, ptr $large, i64 %word.o
   %word = load i64, ptr %word.p
   %bit.n = lshr i64 %va, 21

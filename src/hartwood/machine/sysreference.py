@@ -72,6 +72,10 @@ class SystemIntHart(IntHart):
         """See `words.Hart.fence_vma`."""
         self._context()
 
+    def forget_translations(self, condition: Bits) -> None:
+        """See `words.Hart.forget_translations`."""
+        self._context()
+
     def csr_update(self, number: Operand, op: str, value: Value, source: Operand) -> Bits:
         """See `words.Hart.csr_update`."""
         writes = op == "write" or _number(source) != 0

@@ -123,7 +123,7 @@ def write_mstatus(h: Hart, value: Bits) -> None:
     """MPP keeps its value where the new one is no mode. MXR has a say in what a TLB holds."""
     old = h.sys["mstatus"]
     mpp = h.select(value & MPP == 2 << 11, old, value) & MPP
-    h.fence_vma(value, (value ^ old) & MXR != 0)
+    h.forget_translations((value ^ old) & MXR != 0)
     set_status(h, value & ~MPP | mpp, MSTATUS | MPP)
 
 
@@ -168,7 +168,7 @@ def write_menvcfg(h: Hart, value: Bits) -> None:
     """CBIE has a reserved value, which reads as zero. Some of it has a say in translation."""
     known = value & MENVCFG
     h.sys["menvcfg"] = h.select(value & CBIE == 2 << 4, known & ~CBIE, known)
-    h.fence_vma(value, h.const(1, 1))
+    h.forget_translations(h.const(1, 1))
 
 
 # Counters. Reads below M need mcounteren's leave, U-mode scounteren's as well (3.1.11, 12.1.5).

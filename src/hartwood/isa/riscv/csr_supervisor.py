@@ -41,7 +41,7 @@ def sstatus(h: Hart) -> Bits:
 
 @sstatus.writer
 def write_sstatus(h: Hart, value: Bits) -> None:
-    h.fence_vma(value, (value ^ h.sys["mstatus"]) & MXR != 0)
+    h.forget_translations((value ^ h.sys["mstatus"]) & MXR != 0)
     set_status(h, value, SSTATUS)
 
 
@@ -102,7 +102,7 @@ def write_satp(h: Hart, value: Bits) -> None:
     known = (scheme == 0) | (scheme == 8) | (scheme == 9) | (scheme == 10)
     old = h.sys["satp"]
     h.sys["satp"] = h.select(known, value, old)
-    h.fence_vma(value, known & (value != old))
+    h.forget_translations(known & (value != old))
 
 
 @PRIVILEGED.csr(0x14D, "stimecmp")

@@ -74,7 +74,7 @@ def _config_csr(number: int) -> None:
             byte = _written(h, old.shr_u(shift) & 0xFF, value.shr_u(shift) & 0xFF)
             total = total | byte.shl(shift)
         h.sys[name] = total
-        h.fence_vma(total, h.const(1, 1))
+        h.forget_translations(h.const(1, 1))
 
 
 def _address_csr(entry: int) -> None:
@@ -94,7 +94,7 @@ def _address_csr(entry: int) -> None:
             above = _config(h, entry + 1)
             locked = locked | (above & (_L | _A) == _L | _TOR)
         h.sys[name] = h.select(locked, h.sys[name], value & ADDRESS)
-        h.fence_vma(value, h.const(1, 1))
+        h.forget_translations(h.const(1, 1))
 
 
 for _number in (0, 2):
