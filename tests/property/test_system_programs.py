@@ -137,6 +137,25 @@ def test_stitched_code_ends_the_same(seed: int) -> None:
     assert translated > 5000
 
 
+@pytest.mark.parametrize("seed", range(30, 38))
+def test_regions_end_the_same(seed: int) -> None:
+    """All that was stitched in one piece is compiled before the next."""
+    ends = []
+    for mode in ("interp", "stitch"):
+        machine = _machine(seed, mode)
+        moments = []
+        for _ in range(4):
+            machine.run(instructions=9000)
+            machine.translate()
+            moments.append(_outcome(machine))
+        installed = machine.regions_installed
+        machine.close()
+        ends.append(moments)
+    for plain, compiled in zip(*ends, strict=True):
+        assert {k: v for k, v in compiled.items() if v != plain[k]} == {}
+    assert installed > 0
+
+
 def test_slices_and_steps_agree() -> None:
     """One long run and the same in single steps."""
     ends = []

@@ -24,6 +24,8 @@ class Bench:
     """A machine that stitches everything, which a store to `END` stops."""
 
     def __init__(self, mode: str = "stitch") -> None:
+        self.compiled = mode == "region"
+        mode = "stitch" if self.compiled else mode
         self.cpu = cpu = Machine("riscv64", mode=mode, deterministic=mode != "auto")
         cpu.mem.map(RAM, SIZE)
         cpu.mem.map_io(END, 0x1000, self._read, self._write)
@@ -53,13 +55,15 @@ class Bench:
             self.cpu.pc = at
         for name, value in registers.items():
             setattr(self.cpu, name, value)
+        if self.compiled:
+            self.cpu.translate(self.cpu.pc & 0xFFFF_FFFF)
         stop = self.cpu.run(seconds=60)
         assert stop.reason == "stopped", stop
 
 
-@pytest.fixture
-def bench() -> Iterator[Bench]:
-    made = Bench()
+@pytest.fixture(params=["stitch", "region"])
+def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    made = Bench(request.param)
     yield made
     made.cpu.close()
 
@@ -202,7 +206,8 @@ def test_code_beside_data_that_is_written_often(bench: Bench) -> None:
     assert bench.cpu.a0 == 5
 
 
-def test_a_full_area_is_emptied(bench: Bench) -> None:
+def test_a_full_area_is_emptied() -> None:
+    bench = Bench()
     loop = "again: addi a0, a0, 1\naddi s1, s1, -1\nbne s1, zero, again\n"
     bench.run(loop, s1=1000)
     stitches = bench.cpu._stitches
@@ -217,6 +222,7 @@ def test_a_full_area_is_emptied(bench: Bench) -> None:
     assert fullness == [True, False, False]
     assert bench.cpu.a0 == 3000
     assert code.units > units
+    bench.cpu.close()
     assert code._words[CONTEXT.index("next")] <= used + PAGE
 
 

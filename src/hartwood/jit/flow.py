@@ -181,7 +181,8 @@ class Explorer:
     ) -> Region:
         """The region that begins at `entry`, and at `others` as far as there is room. With
         `eager`, integer registers are written home at once, so they are never dirty; those of the
-        mask `pinned` travel in host registers and are never written home. Raises `FlowError` where it would be empty."""
+        mask `pinned` travel in host registers and are never written home. Raises `FlowError` where
+        it would be empty."""
         leaders = self._leaders(entry, *others)
         blocks: dict[int, Block] = {}
         for start in sorted(leaders, key=lambda pc: (pc != entry, pc)):

@@ -12,7 +12,7 @@ from hartwood.jit import abi
 
 #: Entries of each TLB. Sixteen bytes each: the page's virtual address, and what added to a virtual
 #: address gives the host's (or, for fetches, added to eight times it, the record's).
-TLB_ENTRIES = 256
+TLB_ENTRIES = 512
 #: Words of bits that remember large pages (see "large"): half of them for the upper half of
 #: addresses, where kernels map all of memory by large pages.
 LARGE = 128

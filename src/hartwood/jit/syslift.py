@@ -172,10 +172,12 @@ class SystemRegionHart(RegionHart, SystemWords):
 
     def jump(self, target: Val | int) -> None:
         """A return that goes on after a call of this region stays here."""
+        text = self.text
+        # In a register even where it is known: as a number it would be one of the window's.
+        name = text.value(f"add i64 {self.const(target, 64).name}, 0")
         if self._block.kind != "return":
-            super().jump(target)
+            super().jump(Val(text, 64, name))
             return
-        text, name = self.text, self.const(target, 64).name
         self._flush()
         for back in self.region.returns:
             same = text.value(f"icmp eq i64 {name}, {self._address(back).name}")
@@ -264,8 +266,8 @@ def stops(p: Properties) -> bool:
 
 
 def region_image(page: bytes, entries: list[int]) -> Image | None:
-    """Translate what begins at the offsets `entries` of a page. The image's meta is marshalled: the offsets where control may enter, and the ranges of
-    the page that it depends on."""
+    """Translate what begins at the offsets `entries` of a page. The image's meta is marshalled: the
+    offsets where control may enter, and the ranges of the page that it depends on."""
 
     def fetch(pc: int) -> int | None:
         at = pc - WINDOW
@@ -279,9 +281,11 @@ def region_image(page: bytes, entries: list[int]) -> Image | None:
 
     explorer = Explorer(SYSTEM, fetch, target, LIMIT, stops=stops, returns=True)
     wanted = [WINDOW + at for at in entries if explorer.step(WINDOW + at)]
+    if not wanted:
+        return None
     try:
         region = explorer.region(*wanted, eager=True, pinned=0)
-    except (FlowError, TypeError):
+    except FlowError:
         return None
     places = [entry - WINDOW for entry in region.entries]
     ranges = [(start - WINDOW, end - WINDOW) for start, end in region.ranges]

@@ -17,9 +17,11 @@ from hartwood.errors import ImageError
 from hartwood.jit import sysabi
 from hartwood.jit.client import Client, WorkerError
 from hartwood.jit.image import Image
+from hartwood.jit.stitch import AREA
 from hartwood.jit.store import page_key
 from hartwood.jit.sysabi import RECORDS_PER_PAGE, SAMPLES
 from hartwood.mem import hostmem
+from hartwood.mem.ram import STITCHED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 #: Bytes of the area of stitched code that are for regions.
 ROOM = 8 << 20
 #: Samples within 512 bytes that make it worth it: as many milliseconds as half of that.
-WORTH, NEAR = 24, 12
+WORTH, NEAR = 32, 12
 #: Entries of one page in a request, and requests for one page: it may change all the time.
 BATCH, TRIES = 8, 24
 _PAGE = 4096
@@ -117,6 +119,8 @@ class SystemRegions:
         self._asked: tuple[int, int, bytes] | None = None
         #: Regions linked so far.
         self.installed = 0
+        #: There is no worker: what is stored has to do.
+        self._alone = False
         #: There is no room: nothing more is installed until `reset`.
         self.full = False
 
@@ -129,22 +133,35 @@ class SystemRegions:
             if self._asked is not None:
                 self._compiler.poll()
                 self._take(ctypes.addressof(state))
-            if self._wanted and self._asked is None and not self.full:
+            if self._wanted and self._asked is None and not self._alone:
                 self._ask(ctypes.addressof(state))
         except WorkerError:
-            self.full = True
+            self._alone = True
         finally:
             self._lock.release()
 
     def translate(self, state: SystemState, page: int, entries: list[int]) -> None:
-        """Translate what is at some offsets of a page of memory, now. Raises `WorkerError`."""
+        """Translate what is at some offsets of a page of memory, now, whether it ran or not. Raises
+        `WorkerError`."""
+        at = ctypes.addressof(state)
         with self._lock:
-            at = ctypes.addressof(state)
             self._wanted = {page: Counter(entries)}
             self._ask(at)
-            assert self._asked is not None
-            self._compiler.wait(self._asked[0])
-            self._take(at)
+            if self._asked is not None:
+                self._compiler.wait(self._asked[0])
+                self._take(at)
+
+    def translate_stitched(self, state: SystemState) -> None:
+        """Translate all that is stitched, now. Raises `WorkerError`."""
+        units = self._base + ROOM - AREA
+        for page, flag in enumerate(self._flags):
+            if flag & STITCHED:
+                first = page * RECORDS_PER_PAGE >> 3
+                handlers = self._handlers[first : first + _PAGE : 2].tolist()
+                entries = [2 * n for n, at in enumerate(handlers) if units <= at < self._base]
+                while entries:
+                    self.translate(state, page, entries[:BATCH])
+                    del entries[:BATCH]
 
     # What is worth it.
     def _sample(self, state: SystemState) -> None:
@@ -164,6 +181,8 @@ class SystemRegions:
         if page not in self._known:
             self._known.add(page)
             self._recall(state, page)
+        if self._tries[page] >= TRIES:
+            return  # it changes all the time
         near = self._near.setdefault(record >> NEAR, Counter())
         near[record] += times
         if near.total() >= WORTH:
@@ -181,8 +200,6 @@ class SystemRegions:
         page = max(self._wanted, key=lambda page: self._wanted[page].total())
         entries = [at for at, _ in self._wanted.pop(page).most_common(BATCH)]
         self._tries[page] += 1
-        if self._tries[page] > TRIES:
-            return
         content = self._content(page)
         key = page_key(0, content)
         number = self._compiler.ask(self, content, entries, key)
@@ -204,11 +221,11 @@ class SystemRegions:
         for data in store.get(key):
             try:
                 self._install(state, Image.load(data), page, content)
-            except ImageError:
+            except (ImageError, ValueError, TypeError, KeyError, EOFError):
                 store.discard(key)
 
     def _install(self, state: int, image: Image, page: int, content: bytes) -> None:
-        """Link the regions of an image that are of what the page holds now."""
+        """Link the region of an image if the page holds now what it was made from."""
         size = len(image.code)
         if self._next + size > ROOM:
             self.full = True

@@ -19,6 +19,7 @@ from hartwood.machine.floating import flags_of, mxcsr_of
 from hartwood.machine.gate import Gate
 from hartwood.machine.sysreference import SYSTEM, SystemIntHart, SystemReference
 from hartwood.mem.bus import Bus
+from hartwood.mem.hostmem import PAGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -411,6 +412,22 @@ class Processor:
             if single and self.pc == until:
                 return Stop("until", self.pc)
 
+    def translate(self, at: int | None = None) -> None:
+        """Compile the code at a guest-physical address, or all that is stitched by now, which
+        otherwise happens to what runs most; in modes that translate, and not while it runs. Raises
+        `MemoryFault` where there is no memory, `WorkerError` where there is no compiler."""
+        if self.mode not in ("auto", "stitch"):
+            return
+        if self._stitches is None:
+            self.code.learn().join()
+            self._stitch()
+        assert self._stitches is not None
+        if at is None:
+            self._stitches.regions.translate_stitched(self.state)
+        else:
+            page, inside = divmod(self.bus.ram.find(at, 2), PAGE)
+            self._stitches.regions.translate(self.state, page, [inside])
+
     def turn(self, count: int) -> Stop | None:
         """Run `count` instructions and on to the next jump; gives a stop where one comes first."""
         while count > 0:
@@ -470,7 +487,7 @@ class Processor:
                 self._enter(count)
             finally:
                 self._stitches.end()
-            if self.mode == "auto" and not __import__("os").environ.get("NOREG"):
+            if self.mode == "auto":
                 self._stitches.regions.pump(state)
         # What trapped counts too, or a budget might never end.
         budget = int(state.budget)
@@ -623,6 +640,11 @@ class Processor:
     def regions(self) -> int:
         """Units of stitched code that its machine has made."""
         return self._stitches.code.units if self._stitches is not None else 0
+
+    @property
+    def regions_installed(self) -> int:
+        """Regions of compiled code that its machine has linked."""
+        return self._stitches.regions.installed if self._stitches is not None else 0
 
     def stats(self) -> dict[str, object]:
         """Counters of the run so far, under the names of `--stats`."""

@@ -1,0 +1,229 @@
+"""Compiled code of whole machines: what is worth it, where it comes from, when it goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hartwood.isa.riscv.system import SYSTEM
+from hartwood.jit import sysregions
+from hartwood.jit.client import WorkerError
+from hartwood.jit.store import Store, page_key
+from hartwood.jit.sysabi import RECORDS_PER_PAGE, SAMPLES
+from hartwood.jit.syslift import region_image
+from hartwood.jit.sysregions import ROOM, Compiler, SystemRegions
+from hartwood.machine.bare import Machine
+
+RAM, SIZE, PAGE = 0x8000_0000, 1 << 20, 4096
+#: It counts in a0 for ever, with a call in each round.
+LOOP = """
+again: jal ra, add
+j again
+add: addi a0, a0, 1
+ld a1, 0(sp)
+addi a1, a1, 3
+sd a1, 0(sp)
+jalr zero, 0(ra)
+"""
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    made = Machine("riscv64", mode="stitch")
+    made.mem.map(RAM, SIZE)
+    made.sp = RAM + 0x8000
+    yield made
+    made.close()
+
+
+def regions_of(machine: Machine) -> SystemRegions:
+    if machine._stitches is None:
+        machine.translate(RAM + SIZE - PAGE)  # where nothing is
+    assert machine._stitches is not None
+    return machine._stitches.regions
+
+
+def load(machine: Machine, source: str, at: int = RAM) -> bytes:
+    code = SYSTEM.assemble(source, at)
+    machine.mem[at : at + PAGE] = code.ljust(PAGE, b"\0")
+    machine.pc = at
+    return code
+
+
+def is_linked(machine: Machine, at: int) -> bool:
+    """Whether control that comes to a guest-physical address runs compiled code."""
+    regions = regions_of(machine)
+    record = (at - RAM) // PAGE * RECORDS_PER_PAGE + (at - RAM) % PAGE * 8
+    return 0 <= regions._handlers[record >> 3] - regions._base < ROOM
+
+
+def test_calls_stay_in_the_region(machine: Machine) -> None:
+    load(machine, LOOP)
+    machine.translate(RAM)
+    assert machine.regions_installed == 1
+    assert [is_linked(machine, RAM + at) for at in (0, 4, 8)] == [True, True, False]
+    machine.run(instructions=70_000)
+    assert machine.a0 in (10_000, 10_001)
+    assert int.from_bytes(machine.mem[RAM + 0x8000 : RAM + 0x8008], "little") in (30_000, 30_003)
+    assert machine.state.translated > 60_000
+
+
+def test_a_store_takes_the_region_away(machine: Machine) -> None:
+    load(machine, LOOP)
+    machine.translate(RAM)
+    assert is_linked(machine, RAM)
+    machine.mem[RAM + 8 : RAM + 12] = SYSTEM.assemble("addi a0, a0, 7")
+    assert [is_linked(machine, RAM + at) for at in (0, 4)] == [False, False]
+    machine.pc, machine.a0 = RAM, 0
+    machine.run(instructions=7000)
+    assert machine.a0 in (7000, 7007)
+
+
+def test_code_that_changed_meanwhile_is_not_linked(machine: Machine) -> None:
+    """The worker's answer is to what the page held when it was asked."""
+    load(machine, LOOP)
+    regions, before = regions_of(machine), machine.regions_installed
+    content = bytes(machine.mem[RAM : RAM + PAGE])
+    image = region_image(content, [0])
+    assert image is not None
+    machine.mem[RAM + 12 : RAM + 16] = SYSTEM.assemble("ld a1, 8(sp)")
+    state = machine._at
+    regions._install(state, image, 0, content)
+    assert machine.regions_installed == before
+    assert not is_linked(machine, RAM)
+    # What is beside it may change.
+    machine.mem[RAM + 12 : RAM + 16] = SYSTEM.assemble("ld a1, 0(sp)")
+    machine.mem[RAM + 0x800 : RAM + 0x808] = bytes(range(8))
+    regions._install(state, image, 0, content)
+    assert machine.regions_installed == before + 1
+
+
+def test_what_runs_most_is_asked_for(machine: Machine, tmp_path: Path) -> None:
+    """A ring of samples that the hart never saw, and a compiler that answers at once."""
+    load(machine, LOOP)
+    regions, asked = regions_of(machine), list[tuple[bytes, list[int]]]()
+
+    class Now(Compiler):
+        def ask(self, owner: SystemRegions, page: bytes, entries: list[int], key: str) -> int:
+            asked.append((page, entries))
+            image = region_image(page, entries)
+            owner.answers.append((len(asked), image.dump() if image else b""))
+            return len(asked)
+
+        def poll(self) -> None:
+            """All is there."""
+
+    other = RAM + 3 * PAGE
+    load(machine, LOOP, other)
+    machine.run(instructions=1)
+    regions._compiler = Now(Store(str(tmp_path / "code")))
+    record = regions._records + 3 * RECORDS_PER_PAGE
+    for number in range(sysregions.WORTH):
+        assert not asked
+        machine.state.samples[machine.state.sampled % SAMPLES] = record + 8 * 4
+        machine.state.sampled += 1
+        regions.pump(machine.state)
+        assert number < sysregions.WORTH
+    assert [entries for _, entries in asked] == [[4]]
+    regions.pump(machine.state)
+    assert is_linked(machine, other + 4)
+    # Samples of what is linked are no reason any more.
+    for _ in range(2 * sysregions.WORTH):
+        machine.state.samples[machine.state.sampled % SAMPLES] = record + 8 * 4
+        machine.state.sampled += 1
+    regions.pump(machine.state)
+    assert len(asked) == 1
+
+
+def test_a_page_that_changes_all_the_time_is_given_up(machine: Machine) -> None:
+    load(machine, LOOP)
+    regions = regions_of(machine)
+    regions._tries[3] = sysregions.TRIES
+    record = regions._records + 3 * RECORDS_PER_PAGE
+    regions._note(machine._at, record, 1000)
+    assert not regions._wanted
+    regions._note(machine._at, record + RECORDS_PER_PAGE, 1000)
+    assert list(regions._wanted) == [4]
+
+
+def test_without_a_worker_all_goes_on(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(machine, LOOP)
+    regions = regions_of(machine)
+
+    def ask(*_: object) -> int:
+        raise WorkerError("gone")
+
+    monkeypatch.setattr(regions._compiler, "ask", ask)
+    for _ in range(3):
+        regions._note(machine._at, regions._records + RECORDS_PER_PAGE, 1000)
+        regions.pump(machine.state)
+    assert regions._alone
+    assert not regions.full
+    machine.run(instructions=7000)
+    assert machine.a0 in (1000, 1001)
+
+
+def test_what_is_stored_serves_the_next_machine(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(machine, LOOP)
+    regions = regions_of(machine)
+    store = Store(str(tmp_path / "code"))
+    content = bytes(machine.mem[RAM : RAM + PAGE])
+    image = region_image(content, [0])
+    assert image is not None
+    store.put(page_key(0, content), "0", image.dump())
+    store.put(page_key(0, b"other"), "0", b"damaged")
+    monkeypatch.setattr(regions._compiler, "store", Store(str(tmp_path / "code")))
+    where = RAM + 5 * PAGE
+    load(machine, LOOP, where)
+    machine.run(instructions=1)
+    before = machine.regions_installed
+    regions._note(machine._at, regions._records + 5 * RECORDS_PER_PAGE, 1)
+    assert machine.regions_installed == before + 1
+    assert is_linked(machine, where)
+
+
+@pytest.mark.parametrize("meta", [b"", b"i\1\0\0\0", b"garbage"])
+def test_a_stored_image_that_is_none_is_dropped(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, meta: bytes
+) -> None:
+    load(machine, LOOP)
+    regions = regions_of(machine)
+    content = bytes(machine.mem[RAM : RAM + PAGE])
+    made = region_image(content, [0])
+    assert made is not None
+    store = Store(str(tmp_path / "code"))
+    made.meta = meta
+    store.put(page_key(0, content), "0", made.dump())
+    store = Store(str(tmp_path / "code"))
+    monkeypatch.setattr(regions._compiler, "store", store)
+    before = machine.regions_installed
+    regions._recall(machine._at, 0)
+    assert machine.regions_installed == before
+    assert store.get(page_key(0, content)) == []
+
+
+def test_where_there_is_no_room_the_area_is_emptied(machine: Machine) -> None:
+    load(machine, LOOP)
+    regions = regions_of(machine)
+    machine.translate(RAM)
+    assert is_linked(machine, RAM)
+    regions._next = ROOM
+    machine.translate(RAM)
+    fullness = [regions.full]
+    machine.run(instructions=7000)
+    assert [*fullness, regions.full] == [True, False]
+    assert regions._next == 0
+    assert not is_linked(machine, RAM)
+    assert machine.a0 in (1000, 1001)
+
+
+def test_entries_where_nothing_can_be_compiled() -> None:
+    page = SYSTEM.assemble("csrrs a0, mstatus, zero; wfi; ecall").ljust(PAGE, b"\0")
+    assert region_image(page, [0, 4, 8, 100]) is None
+    # Half of an instruction: the rest may be anywhere.
+    half = SYSTEM.assemble("add a0, a0, a1")[:2]
+    assert region_image(page[:-2] + half, [PAGE - 2]) is None
