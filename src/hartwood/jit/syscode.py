@@ -6,8 +6,8 @@ import ctypes
 import time
 import warnings
 from _thread import allocate_lock
-from functools import cache
-from threading import Thread
+from contextlib import suppress
+from threading import Event, Thread
 from weakref import WeakKeyDictionary
 
 from hartwood.errors import ImageError
@@ -32,7 +32,8 @@ _TABLE_SIZE = 1 << 16
 class SystemCode:
     """Banks of handlers and the ways in. Methods may be called from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, learn: bool = False) -> None:
+        """With `learn` the stencils are made at the same time as the rest."""
         self._store = Store()
         self.compiler = Compiler(self._store)
         self._arena = CodeArena(16 << 20)
@@ -41,9 +42,14 @@ class SystemCode:
         #: What code is stitched with, once it was learnt.
         self.stencils: Image | None = None
         self._learner: Thread | None = None
+        #: Set when `_extra` was asked for: the bank that every kernel needs soon.
+        self._asked = Event()
+        self._extra: Image | None = None
         self._stitches: WeakKeyDictionary[Ram, SystemStitches] = WeakKeyDictionary()
         self._table_at = hostmem.mmap(0, _TABLE_SIZE, 3, 0x22)
         self._table = hostmem.view(self._table_at, _TABLE_SIZE).cast("Q")
+        if learn:
+            self.learn()
         image = self._image("base")
         self._bank_of = image.meta
         base = self._install(image)
@@ -65,7 +71,8 @@ class SystemCode:
         #: Guest time: (state, budget).
         self.now = now(self.entries["now"])
 
-    def _image(self, bank: str) -> Image:
+    def _image(self, bank: str, client: Client | None = None) -> Image:
+        """From the store, or made by a worker: that of `client`, or one for this alone."""
         key = f"bank-system-{bank}"
         for data in self._store.get(key):
             try:
@@ -75,12 +82,13 @@ class SystemCode:
             else:
                 self.cache_hits += 1
                 return image
-        client, begin = Client(self._store.path, {}), time.perf_counter()
+        own, begin = client or Client(self._store.path, {}), time.perf_counter()
         self.cache_misses += 1
         try:
-            return Image.load(client.bank(f"system-{bank}"))
+            return Image.load(own.bank(f"system-{bank}"))
         finally:
-            client.close()
+            if client is None:
+                own.close()
             self.compile_seconds += time.perf_counter() - begin
 
     def stats(self) -> dict[str, object]:
@@ -99,10 +107,16 @@ class SystemCode:
             return self._learner
 
     def _learn(self) -> None:
+        client = Client(self._store.path, {})
         try:
-            self.stencils = self._image(STENCILS)
+            self._extra = self._image("extra", client)
+            self._asked.set()
+            self.stencils = self._image(STENCILS, client)
         except WorkerError as reason:
             warnings.warn(f"whole machines stay slow: {reason}", RuntimeWarning, stacklevel=1)
+        finally:
+            self._asked.set()
+            client.close()
 
     def stitches(self, ram: Ram) -> SystemStitches:
         """The stitched code of the machine with this memory; the stencils have been learnt."""
@@ -125,7 +139,11 @@ class SystemCode:
         """Make handler `number` available."""
         with self._lock:
             if not self._table[number]:
-                self._install(self._image(BANKS[self._bank_of[number]]))
+                bank = BANKS[self._bank_of[number]]
+                if bank == "extra" and self._learner is not None:
+                    self._asked.wait()
+                known = self._extra if bank == "extra" else None
+                self._install(known or self._image(bank))
 
     def load_banks(self) -> None:
         """Make all handlers available."""
@@ -144,10 +162,27 @@ class SystemCode:
         return state
 
 
-@cache
-def system_code() -> SystemCode:
-    """The code of this process. Raises `WorkerError` where it cannot be made."""
-    return SystemCode()
+_making = allocate_lock()
+_made: list[SystemCode] = []
+
+
+def system_code(learn: bool = False) -> SystemCode:
+    """The code of this process, with stencils if it has to `learn`. Raises `WorkerError` where it
+    cannot be made."""
+    with _making:
+        if not _made:
+            _made.append(SystemCode(learn))
+        return _made[0]
+
+
+def prepare() -> None:
+    """Begin to make the code of this process while it does something else."""
+
+    def make() -> None:
+        with suppress(WorkerError):  # whoever needs it tries again, and says so
+            system_code(learn=True)
+
+    Thread(target=make, daemon=True).start()
 
 
 assert sysabi.LOCKUP > abi.ILLEGAL

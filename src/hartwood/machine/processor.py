@@ -92,7 +92,7 @@ class Processor:
         self.bus = bus
         self.mode = "interp" if deterministic and mode == "auto" else mode
         self.deterministic = deterministic
-        self.code = system_code()
+        self.code = system_code(learn=self.mode in ("auto", "stitch"))
         self.state = self.code.new_state()
         self._at = ctypes.addressof(self.state)
         self._wake = threading.Event()
