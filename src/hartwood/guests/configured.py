@@ -37,6 +37,7 @@ _DIRECTORIES = (
 )
 _LINKS = {
     "etc/dpkg/origins/default": "debian",
+    "etc/mtab": "/proc/mounts",
     "etc/localtime": "/usr/share/zoneinfo/Etc/UTC",
     "usr/local/man": "share/man",
     "var/lock": "/run/lock",
