@@ -26,7 +26,7 @@ BEGUN, DONE = "hartwood: first boot, configuring Debian", "hartwood: Debian is c
 _EXCLUDED = ("doc", "info", "lintian", "locale")
 _EXCLUDE = rf"^/usr/share/({'|'.join(_EXCLUDED)})/(?!.*/copyright$)"
 
-INIT = """#!/bin/busybox sh
+INIT = f"""#!/bin/busybox sh
 export PATH=/bin
 /bin/busybox mkdir -p /proc /sys /dev /disk /sbin
 /bin/busybox --install -s /bin
@@ -35,22 +35,24 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 root=/dev/vda
 for word in $(cat /proc/cmdline); do
-  case $word in root=*) root=${word#root=} ;; esac
+  case $word in root=*) root=${{word#root=}} ;; esac
 done
 ln -s /bin/busybox /sbin/modprobe
-for module in virtio_mmio virtio_blk crc32c_generic ext4; do modprobe -q $module; done
+{bootable.DEVICES}for module in crc32c_generic ext4; do modprobe -q $module; done
+[ ! -e /sys/module/9pnet_virtio ] || modprobe -q 9p
 tries=0
 until [ -b "$root" ] || [ $tries -eq 100 ]; do tries=$((tries + 1)); usleep 100000; done
 if ! mount -t ext4 "$root" /disk; then
   echo "hartwood: cannot mount $root; give the disk with --disk"
   poweroff -f
 fi
+[ ! -e /etc/resolv.conf ] || cp /etc/resolv.conf /disk/etc
 for place in proc sys dev; do mount -o move /$place /disk/$place; done
 if [ -e /disk/var/lib/hartwood/first-boot ]; then
-  chroot /disk /bin/sh /var/lib/hartwood/first-boot || {
+  chroot /disk /bin/sh /var/lib/hartwood/first-boot || {{
     echo "hartwood: the first boot failed; this is a shell on the disk"
     setsid cttyhack chroot /disk /bin/sh
-  }
+  }}
 fi
 exec switch_root /disk /sbin/init
 """
