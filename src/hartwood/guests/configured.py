@@ -11,6 +11,7 @@ import re
 import shlex
 import stat
 
+from hartwood.guests.catalog import GuestError
 from hartwood.guests.tree import Node, Tree
 
 #: Packages whose scripts have been read, and whose work `configure` does: theirs need not be run.
@@ -99,20 +100,22 @@ def configure(tree: Tree, *, architecture: str) -> None:
     for path, (text, mode, group) in _FILES.items():
         tree.file(path, text.encode(), mode, group)
     tree.file("var/lib/dpkg/arch-native", f"{architecture}\n".encode())
-    _accounts(tree)
-    _shells(tree)
-    _authentication(tree)
-    _boot_scripts(tree)
-    _alternatives(tree)
+    try:
+        for step in (_accounts, _shells, _authentication, _boot_scripts, _alternatives):
+            step(tree)
+    except (ValueError, LookupError) as error:  # of a file that is not as theirs was
+        raise GuestError(f"the packages cannot be configured: {error!r}") from error
 
 
 def _accounts(tree: Tree) -> None:
     """base-passwd's users and groups, their passwords apart (pwconv(8)); root has none."""
     for name, apart, group in (("passwd", "shadow", 42), ("group", "gshadow", 42)):
         source = f"usr/share/base-passwd/{name}.master"
-        lines = tree.read(source).decode().splitlines() if source in tree else []
+        if source not in tree:
+            return
         shadows, shown = "", ""
-        for user, _, rest in (line.split(":", 2) for line in lines):
+        for line in tree.read(source).decode().splitlines():
+            user, _, rest = line.split(":", 2)
             shown += f"{user}:x:{rest}\n"
             password = "" if (name, user) == ("passwd", "root") else "*"
             shadows += f"{user}:{password}:" + (":0:99999:7:::\n" if name == "passwd" else ":\n")

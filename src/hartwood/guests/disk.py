@@ -98,10 +98,10 @@ chmod 664 /run/utmp
 hostname -F /etc/hostname
 mount -a
 swapon -a
-own=$(cat /var/lib/dpkg/info/initscripts.list)
+own="$(cat /var/lib/dpkg/info/initscripts.list) "
 for script in /etc/rcS.d/S*; do
   name=${script#/etc/rcS.d/S??}
-  case $own in *"/etc/init.d/$name"*) ;; *) "$script" start ;; esac
+  case $own in *"/etc/init.d/$name"[[:space:]]*) ;; *) "$script" start ;; esac
 done
 """
 
