@@ -184,8 +184,8 @@ def test_alternatives_are_those_of_update_alternatives(package: str, tmp_path: P
         theirs = (tmp_path / "admin" / name).read_text()
         assert text(tree, f"var/lib/dpkg/alternatives/{name}") == theirs
     found = {path: node for path, node in tree.paths() if stat.S_ISLNK(node.mode)}
-    for path in (tmp_path / "alt").iterdir():
-        assert found.pop(f"/etc/alternatives/{path.name}").target == os.readlink(path)
+    for link in (tmp_path / "alt").iterdir():
+        assert found.pop(f"/etc/alternatives/{link.name}").target == os.readlink(link)
     links = {str(path): os.readlink(path) for path in root.rglob("*") if path.is_symlink()}
     assert {
         path: node.target.replace("/etc/alternatives", f"{tmp_path}/alt")
