@@ -27,6 +27,7 @@ from hartwood.storage.queue import Kind
 from hartwood.tools import cli
 from hartwood.tools.attach import Attached
 from hartwood.tools.boot import Options
+from unit.disk_images import run
 
 SIZE = 1 << 20
 
@@ -168,12 +169,14 @@ def test_a_file_of_any_name_is_a_disk(
     [
         ",sector=1024", ",sector=", ",sector", ",format=vmdk", ",format=", ",format", ",readonly=",
         ",readonly=yes", ",serial=", ",serial", ",", ",,readonly", ",ro", ",cache=none",
+        ",backing=", ",backing", ",format=qcow2,backing=b,backing-format=vmdk",
     ],
 )  # fmt: skip
 def test_words_that_make_no_disk(raw: str, words: str) -> None:
     with pytest.raises(BoardError) as caught:
         Slots(Attached((raw + words,)))
     assert str(caught.value).endswith("[,sector=512|4096][,serial=S][,readonly]")
+    assert "[,backing=FILE[" in str(caught.value)
     assert str(caught.value).startswith("--disk ")
 
 
@@ -192,6 +195,66 @@ def test_disks_that_cannot_be(raw: str, qcow2: str, tmp_path: Path) -> None:
         with pytest.raises(DiskError, match=says) as caught:
             Slots(Attached((words,)))
         assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def overlays(tmp_path: Path, raw: str) -> list[str]:
+    """Two qcow2 images on one raw disk, and one on the first of them."""
+    paths = [str(tmp_path / name) for name in ("one", "two", "three")]
+    for path, base in zip(paths, (raw, raw, paths[0]), strict=True):
+        storage.create(path, SIZE, "qcow2", backing=base)
+    return paths
+
+
+def test_overlays_share_what_they_stand_on(
+    raw: str, overlays: list[str], slots: list[Slots]
+) -> None:
+    words = (f"{each},format=qcow2,backing={raw},sector=4096" for each in overlays[:2])
+    slots.append(Slots(Attached(tuple(words))))
+    assert [slots[0].disk(n).read(0, 8) for n in (0, 1)] == [b"raw disk"] * 2
+    assert slots[0].ask("write", 0, bytearray(b"w" * 4096)) == 0
+    assert slots[0].ask("flush", 0, bytearray()) == 0
+    assert [slots[0].disk(n).read(0, 8) for n in (0, 1)] == [b"wwwwwwww", b"raw disk"]
+    slots.pop().close()
+    assert Path(raw).read_bytes() == b"raw disk" + bytes(SIZE - 8)
+    run("qemu-img", "check", "-f", "qcow2", overlays[0])
+    copy = f"{raw}.copy"
+    run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", overlays[0], copy)
+    assert Path(copy).read_bytes() == b"w" * 4096 + bytes(SIZE - 4096)
+    with storage.open(raw) as disk:  # closed with the rest: it can be written again
+        disk.write(0, b"W" * 512)
+
+
+def test_a_backing_file_may_be_a_qcow2_that_is_called_so(
+    qcow2: str, tmp_path: Path, slots: list[Slots]
+) -> None:
+    with storage.open(qcow2, format="qcow2") as disk:
+        disk.write(512, b"b" * 512)
+    path = str(tmp_path / "above")
+    storage.create(path, SIZE, "qcow2", backing=qcow2)
+    slots.append(Slots(Attached((f"{path},format=qcow2,backing={qcow2},backing-format=qcow2",))))
+    assert slots[0].disk().read(511, 3) == b"\0bb"
+
+
+def test_backing_files_that_cannot_be(
+    raw: str, qcow2: str, overlays: list[str], slots: list[Slots]
+) -> None:
+    one, _, three = (f"{each},format=qcow2" for each in overlays)
+    for words, says in (
+        (one, "never opened unasked; name it with backing="),
+        (f"{three},backing={overlays[0]}", "say format=qcow2"),  # never guessed
+        (f"{three},backing={overlays[0]},backing-format=qcow2", "never opened unasked"),
+        (f"{one},backing=/nowhere/base", "/nowhere/base: No such file"),
+        (f"{one},backing={overlays[0]},backing-format=raw", "its own backing file|in use"),
+        (f"{raw},backing={qcow2}", "backing=FILE goes with format=qcow2"),
+        (f"{raw},format=raw,backing={qcow2}", "backing=FILE goes with format=qcow2"),
+        (f"{qcow2},format=qcow2,backing-format=raw", "backing=FILE goes with format=qcow2"),
+    ):
+        with pytest.raises(Error, match=says) as caught:
+            Slots(Attached((words,)))
+        assert "\n" not in str(caught.value), words
+        assert caught.value.exit_status == 2
+    slots.append(Slots(Attached((f"{one},backing={raw}",))))  # none of them is held any more
 
 
 def test_one_file_is_not_two_disks(raw: str, slots: list[Slots]) -> None:
@@ -232,7 +295,7 @@ def test_a_forward_is_the_networks(slots: list[Slots]) -> None:
         socket.create_connection(("127.0.0.1", port), 10)
 
 
-@given(st.lists(st.text("abroqw=,/.-12459cfesmtn\xe9\udcff", max_size=20), max_size=3))
+@given(st.lists(st.text("abroqw=,/.-12459cfesmtnkig\xe9\udcff", max_size=20), max_size=3))
 def test_any_words_are_a_disk_or_one_line(words: list[str]) -> None:
     try:
         Slots(Attached(tuple(f"/nowhere{each}" for each in words))).close()
@@ -350,12 +413,13 @@ def test_snapshots_and_determinism_want_more(
         (["--net", "tap"], "--net tap"),
         (["--share", "/nowhere"], "--share /nowhere"),
         (["--engine", "fast"], "there is no engine fast"),
+        (["--deterministic", "--net", "user"], "--deterministic --net user: packets come when"),
         (
             [word for _ in range(9) for word in ("--share", "/")],
             "there are more devices than slots",
         ),
     ],
-    ids=["disk", "words", "net", "share", "engine", "slots"],
+    ids=["disk", "words", "net", "share", "engine", "deterministic", "slots"],
 )
 def test_errors_are_a_line_and_status_2(
     capsys: pytest.CaptureFixture[str], words: list[str], says: str

@@ -83,11 +83,31 @@ def test_a_disk_has_the_packages_and_what_boots_them(tmp_path: Path) -> None:
     assert image.stat().st_blocks * 512 < 4 << 20
     assert debugfs(image, "cat /usr/bin/tool") == "text"
     assert not debugfs(image, "cat /usr/share/doc/tool/NEWS.gz")
-    assert "Package: tool\nStatus: install ok unpacked\n" in debugfs(
+    assert "Package: tool\nStatus: install ok installed\n" in debugfs(
         image, "cat /var/lib/dpkg/status"
     )
+    assert not debugfs(image, "cat /var/lib/hartwood/first-boot")
+    assert debugfs(image, "cat /etc/inittab") == disk._INITTAB
     assert "unpacking 1 packages to a disk" in heard
     assert disk.INIT.encode() in (tmp_path / "tree/initrd").read_bytes()
+
+
+def test_what_has_scripts_that_nobody_read_is_left_to_the_guest(tmp_path: Path) -> None:
+    apt = FakeApt(tmp_path / "apt")
+    for name in ("mawk", "tool", "other"):
+        control = {"control": control_of(name), "preinst" if name == "other" else "postinst": b":"}
+        apt.asked.append(make_package(tmp_path / "apt", [], control=control, name=name))
+    apt.asked.pop(0)
+    make(apt, tmp_path / "tree")
+    image = tmp_path / "tree/disk.img"
+    status = debugfs(image, "cat /var/lib/dpkg/status")
+    assert re.findall(r"Package: (.*)\nStatus: install ok (.*)\n", status) == [
+        ("mawk", "installed"), ("tool", "unpacked"), ("other", "unpacked"),
+    ]  # fmt: skip
+    script = debugfs(image, "cat /var/lib/hartwood/first-boot")
+    assert "\nfor package in tool other; do\n" in script
+    assert disk.BEGUN in script
+    assert disk.DONE in script
 
 
 def test_the_same_packages_make_the_same_disk(tmp_path: Path) -> None:
@@ -102,14 +122,15 @@ def test_the_same_packages_make_the_same_disk(tmp_path: Path) -> None:
 
 def scripts() -> dict[str, str]:
     tree = Tree(io.BytesIO(), limit=1 << 20)
-    disk.complete(tree, "riscv64")
+    disk.complete(tree, ["one", "two"], architecture="riscv64")
     return {
         "init": disk.INIT,
         "first-boot": tree.read("var/lib/hartwood/first-boot").decode(),
+        "sysinit": tree.read("etc/rc.sysinit").decode(),
     }
 
 
-@pytest.mark.parametrize("name", ["init", "first-boot"])
+@pytest.mark.parametrize("name", ["init", "first-boot", "sysinit"])
 def test_the_scripts_are_sound_shell(name: str, oracle: Callable[[str], str]) -> None:
     text = scripts()[name]
     assert "@" not in text
@@ -120,9 +141,27 @@ def test_the_scripts_are_sound_shell(name: str, oracle: Callable[[str], str]) ->
     assert len(text.splitlines()) > 15
 
 
+def test_boot_scripts_of_other_packages_are_run_in_their_order(
+    oracle: Callable[[str], str], tmp_path: Path
+) -> None:
+    """The loop of the script that stands in for those of initscripts, by the machine's shell."""
+    _, begin, loop = scripts()["sysinit"].partition("own=")
+    (tmp_path / "rcS.d").mkdir()
+    for name in ("S02other", "S01hostname.sh", "S10last", "S03host"):
+        (tmp_path / "rcS.d" / name).write_text(f"#!/bin/sh\necho {name} $1\n")
+        (tmp_path / "rcS.d" / name).chmod(0o755)
+    (tmp_path / "list").write_text("/etc/init.d/halt\n/etc/init.d/hostname.sh\n/etc/init.d\n")
+    loop = loop.replace("/etc/rcS.d", f"{tmp_path}/rcS.d")
+    loop = loop.replace("/var/lib/dpkg/info/initscripts.list", f"{tmp_path}/list")
+    done = subprocess.run(
+        [oracle("sh"), "-ec", begin + loop], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["S02other start", "S03host start", "S10last start"]
+
+
 def test_dpkg_will_leave_out_what_the_disk_leaves_out() -> None:
     tree = Tree(io.BytesIO(), limit=1 << 20)
-    disk.complete(tree, "riscv64")
+    disk.complete(tree, [], architecture="riscv64")
     rules = [
         line.removeprefix("path-").split("=")
         for line in tree.read("etc/dpkg/dpkg.cfg.d/hartwood").decode().split()

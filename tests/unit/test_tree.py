@@ -41,6 +41,18 @@ def test_files_links_and_directories_are_found_again() -> None:
     assert tree.find("/") is tree.root
 
 
+def test_what_is_there() -> None:
+    tree = new()
+    tree.file("etc/a", b"x", 0o640, 42)
+    tree.link("etc/link", "a")
+    tree.link("etc/dangling", "nothing")
+    assert tree.find("etc/link").gid == 42
+    for path in ("", "/", "etc", "/etc/a", "etc/link"):
+        assert path in tree, path
+    for path in ("a", "etc/a/b", "etc/dangling", "../etc", "x" * 5000):
+        assert path not in tree, path
+
+
 def test_a_path_goes_through_links_to_directories() -> None:
     tree = new()
     tree.directory("usr/lib")

@@ -16,15 +16,8 @@ from hartwood.guests.packages import Apt, unpack
 
 #: The init prints this when user space is there.
 MARKER = "hartwood: user space is up"
-#: What stands behind `--` on the kernel's command line is run instead of a shell.
-INIT = f"""#!/bin/busybox sh
-/bin/busybox mkdir -p /proc /sys /dev /tmp /root /usr /sbin
-/bin/busybox mount -t proc proc /proc
-/bin/busybox mount -t sysfs sysfs /sys
-/bin/busybox mount -t devtmpfs devtmpfs /dev 2>/dev/null
-/bin/busybox --install -s /bin
-/bin/ln -s /bin/busybox /sbin/modprobe
-export PATH=/bin HOME=/root TERM=${{TERM:-linux}} PS1='# '
+#: Shell that loads the drivers of what is there, and asks for an address where there is a network.
+DEVICES = """\
 for each in /sys/bus/platform/devices/*.virtio_mmio; do
   [ -e "$each" ] && modprobe -q virtio_mmio
   break
@@ -37,7 +30,17 @@ if [ -e /sys/class/net/eth0 ]; then
   ip link set eth0 up
   udhcpc -q -n -i eth0 -O mtu -s /bin/lease >/dev/null 2>&1 || echo "hartwood: no lease"
 fi
-echo "{MARKER}"
+"""
+#: What stands behind `--` on the kernel's command line is run instead of a shell.
+INIT = f"""#!/bin/busybox sh
+/bin/busybox mkdir -p /proc /sys /dev /tmp /root /usr /sbin
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sysfs /sys
+/bin/busybox mount -t devtmpfs devtmpfs /dev 2>/dev/null
+/bin/busybox --install -s /bin
+/bin/ln -s /bin/busybox /sbin/modprobe
+export PATH=/bin HOME=/root TERM=${{TERM:-linux}} PS1='# '
+{DEVICES}echo "{MARKER}"
 if [ $# -gt 0 ]; then
   sh -c "$*"
   echo "hartwood: status $?"

@@ -16,7 +16,7 @@ from hartwood.errors import Error
 
 SUITE = "trixie"  # the first Debian release with a riscv64 port
 KERNEL, INITRD, DISK = "Image", "initrd", "disk.img"  # what a bootable guest consists of
-LAYOUT = 4  # raise it when unpacking changes, so that old caches are made again
+LAYOUT = 5  # raise it when unpacking changes, so that old caches are made again
 STAMP = ".hartwood-guest.json"
 
 

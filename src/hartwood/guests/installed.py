@@ -1,8 +1,9 @@
-"""A Debian system of unpacked packages, as dpkg leaves it between its two steps.
+"""A Debian system of packages, as dpkg leaves it when their files are in place.
 
 deb(5) and deb-control(5) for what comes in, dpkg's own database (lib/dpkg/dump.c, infodb-format.c,
-triglib.c) for what goes out: every package is "install ok unpacked", so that `dpkg --configure -a`
-within the guest finishes the work with the packages' own scripts.
+triglib.c) for what goes out. A package is "install ok installed" when it has no scripts, or none
+whose work is left to do; another is "install ok unpacked", so that `dpkg --configure -a` within the
+guest finishes the work.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import re
 import stat
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from hartwood.guests.catalog import GuestError
@@ -29,13 +30,17 @@ _KINDS = {
 }
 
 
-def install(archives: Sequence[Path], tree: Tree, *, architecture: str, exclude: str = "") -> None:
-    """Unpack `archives` into `tree` and register them there.
+def install(
+    archives: Sequence[Path], tree: Tree, *, architecture: str, exclude: str = "",
+    settled: Collection[str] = (),
+) -> list[str]:  # fmt: skip
+    """Unpack `archives` into `tree` and register them there; return those that stay unpacked, since
+    they have scripts and are not among the `settled` ones.
 
     Files whose path matches the regular expression `exclude` are known to dpkg and not there, as
     with its path-exclude. Raises `GuestError` for a damaged or a hostile package.
     """
-    database = _Database(tree, architecture)
+    database = _Database(tree, architecture, settled)
     left_out = re.compile(exclude) if exclude else None
     for archive in archives:
         try:
@@ -47,6 +52,7 @@ def install(archives: Sequence[Path], tree: Tree, *, architecture: str, exclude:
                 raise
             raise GuestError(f"{archive.name}: {error}") from error
     database.close()
+    return database.unpacked
 
 
 def _control(archive: Path) -> dict[str, bytes]:
@@ -119,9 +125,10 @@ def _node(part: tarfile.TarFile, member: tarfile.TarInfo, tree: Tree) -> Node:
 class _Database:
     """dpkg's record of a system, under construction."""
 
-    def __init__(self, tree: Tree, architecture: str) -> None:
-        self.tree, self.architecture = tree, architecture
+    def __init__(self, tree: Tree, architecture: str, settled: Collection[str]) -> None:
+        self.tree, self.architecture, self.settled = tree, architecture, settled
         self.status: list[str] = []
+        self.unpacked: list[str] = []
         self.triggers: dict[str, list[str]] = {}
 
     def register(self, control: dict[str, bytes], names: list[str]) -> None:
@@ -139,8 +146,11 @@ class _Database:
         for part, data in files.items():
             script = part in ("preinst", "postinst", "prerm", "postrm", "config")
             self.tree.file(f"{DATABASE}/info/{known_as}.{part}", data, 0o755 if script else 0o644)
+        left = not files.keys().isdisjoint(("preinst", "postinst")) and name not in self.settled
+        self.unpacked += [name] * left
         first, _, rest = fields.partition("\n")
-        lines = [first, "Status: install ok unpacked", *rest.splitlines()]
+        state = "unpacked" if left else "installed"
+        lines = [first, f"Status: install ok {state}", *rest.splitlines()]
         self.status.append("\n".join([*lines, *self._conffiles(files.get("conffiles", b""))]))
         self._interests(known_as, files.get("triggers", b"").decode(errors="replace"))
 

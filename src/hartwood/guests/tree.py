@@ -81,10 +81,17 @@ class Tree:
             raise GuestError(f"{path}: is a directory, and a package has a file there")
         parent.children[parts[-1]] = node
 
-    def file(self, path: str, content: bytes, mode: int = 0o644) -> None:
+    def __contains__(self, path: str) -> bool:
+        """Whether there is something at `path`, through symbolic links."""
+        try:
+            return bool(self.find(path))
+        except GuestError:
+            return False
+
+    def file(self, path: str, content: bytes, mode: int = 0o644, group: int = 0) -> None:
         """A file of root's with `content`."""
         span = self.keep(io.BytesIO(content), len(content), path)
-        self.add(path, Node(stat.S_IFREG | mode, span=span))
+        self.add(path, Node(stat.S_IFREG | mode, gid=group, span=span))
 
     def directory(self, path: str, mode: int = 0o755) -> None:
         """A directory of root's."""

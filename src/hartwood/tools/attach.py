@@ -22,7 +22,11 @@ from hartwood.storage import open as open_disk
 from hartwood.storage.image import SERIAL_BYTES
 
 #: What a disk may be said to be, behind commas.
-_DISK = "--disk {}: FILE[,format=raw|qcow2][,sector=512|4096][,serial=S][,readonly]"
+_DISK = (
+    "--disk {}: FILE[,format=raw|qcow2][,backing=FILE[,backing-format=raw|qcow2]]"
+    "[,sector=512|4096][,serial=S][,readonly]"
+)
+_FORMATS = ("", "raw", "qcow2")
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Attached:
         what a snapshot has to hold of it goes to `kept`. Raises `BoardError`, `DiskError` or
         `NetError` for words that make none."""
         for number, words in enumerate(self.disks):
-            disk = cleanup.enter_context(closing(_image(words)))
+            disk = _image(words, cleanup)
             if self.apart and not disk.readonly:
                 disk = kept[f"disk{number}"] = Overlay(disk)
             yield self._disk(disk, cleanup)
@@ -72,21 +76,30 @@ class Attached:
         return device
 
 
-def _image(words: str) -> Image:
-    """The image that --disk names."""
+def _image(words: str, cleanup: ExitStack) -> Image:
+    """The image that --disk names, and below it the one that it stands on, never written."""
     file, *more = words.split(",")
-    options = {"format": "", "sector": "512", "serial": _serial(file), "readonly": ""}
+    options = dict.fromkeys(("format", "backing", "backing-format", "readonly"), "")
+    options |= {"sector": "512", "serial": _serial(file)}
     for word in more:
         name, _, value = word.partition("=")
-        if word != "readonly" and not (value and name in ("format", "sector", "serial")):
+        if word != "readonly" and not (value and name in options and name != "readonly"):
             raise BoardError(_DISK.format(f"{words:.60}"))
         options[name] = value or "yes"
-    if options["sector"] not in ("512", "4096") or options["format"] not in ("", "raw", "qcow2"):
+    formats, backing = (options["format"], options["backing-format"]), options["backing"]
+    if options["sector"] not in ("512", "4096") or not {*formats} <= {*_FORMATS}:
         raise BoardError(_DISK.format(f"{words:.60}"))
-    return open_disk(
-        file, format=options["format"] or None, sector=int(options["sector"]),
+    if (backing and formats[0] != "qcow2") or (formats[1] and not backing):
+        raise BoardError(f"--disk {words:.60}: backing=FILE goes with format=qcow2")
+    base = None
+    if backing:
+        below = open_disk(backing, format=formats[1] or None, readonly=True)
+        base = cleanup.enter_context(closing(below))
+    disk = open_disk(
+        file, format=formats[0] or None, sector=int(options["sector"]), backing=base,
         readonly=bool(options["readonly"]), serial=options["serial"],
     )  # fmt: skip
+    return cleanup.enter_context(closing(disk))
 
 
 def _serial(file: str) -> str:

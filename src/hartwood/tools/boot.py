@@ -212,6 +212,10 @@ class Options:
 
     def board(self, cleanup: ExitStack) -> RiscvVirt:
         """The board that this describes, which ends with `cleanup`."""
+        if self.deterministic and self.attached.net == "user":
+            raise BoardError(
+                "--deterministic --net user: packets come when the host has them; leave one out"
+            )
         snapshot = None if self.restore is None else Snapshot.load(self.restore)
         memory, harts = size(self.memory), self.harts
         if snapshot is not None:  # which has the memory and the harts that it has

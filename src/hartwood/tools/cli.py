@@ -89,7 +89,9 @@ def boot(
     bios: Annotated[str, typer.Option(help="firmware to enter in M-mode, or builtin")] = "builtin",
     disk: Annotated[
         list[str] | None,
-        typer.Option(help="FILE[,format=raw|qcow2][,sector=512|4096][,serial=S][,readonly]"),
+        typer.Option(
+            help="FILE[,format=raw|qcow2][,backing=FILE][,sector=512|4096][,serial=S][,readonly]"
+        ),
     ] = None,
     net: Annotated[str, typer.Option(help="user (a network card) or none")] = "none",
     forward: Annotated[
