@@ -132,9 +132,16 @@ class Bus(Physical):
 
     def __getitem__(self, where: slice) -> memoryview:
         """Memory between two addresses, without a copy and read-only."""
+        start, end, delta = self.ram.near
+        try:
+            first, last = where.start, where.stop
+            if start <= first < last <= end and where.step is None:
+                return self.ram.frozen[first + delta : last + delta]
+        except (TypeError, AttributeError):
+            pass
         at, size = self._span(where)
-        start = self.ram.find(at, size)
-        return self.ram.memory[start : start + size].toreadonly()
+        place = self.ram.find(at, size)
+        return self.ram.frozen[place : place + size]
 
     def __setitem__(self, where: slice, data: bytes | bytearray | memoryview) -> None:
         """Write memory; the length has to be that of the slice."""

@@ -11,7 +11,7 @@ from os import getpid
 
 from hartwood.errors import MappingError
 
-PAGE = 4096
+PAGE, PAGE_BITS = 4096, 12
 
 PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE = 0x01, 0x02, 0x03
@@ -170,6 +170,16 @@ class Copier:
 def view(host: int, size: int) -> memoryview:
     """Host memory as a writable `memoryview` of bytes, zero-copy; the caller vouches for it."""
     return memoryview((ctypes.c_ubyte * size).from_address(host)).cast("B")
+
+
+#: More than any guest address.
+_Reach = ctypes.c_ubyte * (1 << 57)
+
+
+def view_at(host: int, at: int, size: int) -> memoryview:
+    """Host memory as a `memoryview` whose index is a guest address: it is what is at `at`. An
+    index below `at` is somebody else's memory; the caller vouches that there is none."""
+    return memoryview(_Reach.from_address(host - at)).cast("B")[: at + size]
 
 
 class Buffer:

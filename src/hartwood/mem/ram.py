@@ -23,7 +23,14 @@ _DONTNEED = 4
 #: Bit of a page's flag: code made from it is stitched into units, which go all at once.
 STITCHED = 0x80
 #: Where nothing is: start, end, what an address needs to be an offset.
-_NOWHERE = 0, 0, 0
+_NOWHERE = 1 << 64, 0, 0
+#: Letters that `struct` has for unsigned numbers of so many bytes.
+FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+#: A region as numbers of one size: its first address, a view for each remainder that an address
+#: leaves, and the flags of its pages. An index is an address divided by the size, or by `PAGE`, so
+#: that the end is what Python checks anyway and only what is below the first address is not.
+Numbers = tuple[int, tuple[memoryview, ...], memoryview]
+_NO_NUMBERS: Numbers = 1 << 64, (), memoryview(b"")
 
 
 class Ram:
@@ -54,13 +61,10 @@ class Ram:
         self.at_close: list[Callable[[], None]] = []
         self.flags = hostmem.view(self.flags_at, self.pages)
         self.memory = hostmem.view(self.host, capacity)
-        #: It as numbers of so many bytes.
-        self.numbers = {
-            1: self.memory,
-            2: self.memory.cast("H"),
-            4: self.memory.cast("I"),
-            8: self.memory.cast("Q"),
-        }
+        self.frozen = self.memory.toreadonly()
+        #: The region whose numbers of so many bytes were used last, for `numbers_at`.
+        self.numbers = {size: [_NO_NUMBERS] for size in FORMATS}
+        self._asked: tuple[int, Region] | None = None
         #: Bytes that were ever mapped; free parts of them, by offset.
         self._used = 0
         self._free: list[tuple[int, int]] = []
@@ -131,13 +135,36 @@ class Ram:
         self._check(at, size, "unmap")
         with self._changing:
             gone = self.table.carve(at, size, "unmap")
-            self.near = _NOWHERE
+            self._leave()
         self._forget_translations()
         with self._changing:
-            self.near = _NOWHERE
+            self._leave()
             for region in gone:
                 for offset, length in self._unused(region.offset, region.size):
                     self._give_up(offset, length)
+
+    def _leave(self) -> None:
+        """Forget what was used last; the caller holds `_changing`."""
+        self.near, self._asked = _NOWHERE, None
+        for last in self.numbers.values():
+            last[0] = _NO_NUMBERS
+
+    def numbers_at(self, at: int, size: int) -> None:
+        """Make `numbers[size]` those of the region at `at`, when asked for the same one twice in a
+        row: it takes longer than to read a few numbers without."""
+        with self._changing:
+            region = self.table.find(at)
+            if region is None or self.numbers[size][0][0] == region.at:
+                return
+            if self._asked != (size, region):
+                self._asked = size, region
+                return
+            whole = hostmem.view_at(self.host + region.offset, region.at, region.size)
+            flags = hostmem.view_at(
+                self.flags_at + region.offset // PAGE, region.at // PAGE, region.size // PAGE
+            )
+            views = [whole[n : region.end - (-n % size)].cast(FORMATS[size]) for n in range(size)]
+            self.numbers[size][0] = region.at, tuple(views), flags
 
     def _forget_translations(self) -> None:
         """Wait until no hart uses the map as it was. One that runs this itself is asked again and
@@ -189,7 +216,7 @@ class Ram:
         self.check(regions)
         with self._changing:
             self.table.replace(regions)
-            self.near = _NOWHERE
+            self._leave()
             self._used = max((each.offset + each.size for each in regions), default=0)
             self._aliased = True
             self._free = list(self._unused(0, self._used))
@@ -360,4 +387,5 @@ class Ram:
             self._map_from(None)
             hostmem.munmap(self.flags_at, self.pages)
             self.records = 0
-            self.near = _NOWHERE
+            with self._changing:
+                self._leave()
