@@ -11,6 +11,7 @@ import time
 from bisect import insort
 from collections.abc import Callable, Iterator, Sequence
 from errno import EINVAL, ENOMEM
+from typing import Literal
 
 from hartwood.errors import MappingError, MemoryFault
 from hartwood.mem import hostmem, versions
@@ -25,7 +26,7 @@ STITCHED = 0x80
 #: Where nothing is: start, end, what an address needs to be an offset.
 _NOWHERE = 1 << 64, 0, 0
 #: Letters that `struct` has for unsigned numbers of so many bytes.
-FORMATS = {1: "B", 2: "H", 4: "I", 8: "Q"}
+FORMATS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 #: A region as numbers of one size: its first address, a view for each remainder that an address
 #: leaves, and the flags of its pages. An index is an address divided by the size, or by `PAGE`, so
 #: that the end is what Python checks anyway and only what is below the first address is not.

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import hartwood
-from hartwood.lab import Skip, workload
+from hartwood.lab import workload
+from hartwood.lab.workloads import _programs
 
 FAMILY = "machine_memory_bench"
 AT, SIZE, SPAN = 0x8000_0000, 4 << 20, 1 << 16
@@ -36,10 +37,7 @@ def _machine(data: bytes) -> Any:
 
 
 def _unicorn(data: bytes) -> Any:
-    try:
-        import unicorn
-    except ImportError:
-        raise Skip("unicorn is not installed: pip install unicorn") from None
+    unicorn = _programs.unicorn()
     emulator = unicorn.Uc(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
     emulator.mem_map(AT, SIZE)
     emulator.mem_write(AT, data)
@@ -48,9 +46,8 @@ def _unicorn(data: bytes) -> Any:
 
 def _numbers() -> list[dict[str, object]]:
     """Numbers of every width, and words that are not aligned or that are put together bytewise."""
-    return [{"bits": bits, "way": "aligned"} for bits in (8, 16, 32, 64)] + [
-        {"bits": 64, "way": way} for way in ("unaligned", "naive")
-    ]
+    ways = [(bits, "aligned") for bits in (8, 16, 32, 64)] + [(64, "unaligned"), (64, "naive")]
+    return [{"bits": bits, "way": way} for bits, way in ways]
 
 
 def _gated(bits: int, way: str) -> bool:
