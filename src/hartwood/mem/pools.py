@@ -136,15 +136,19 @@ class PageTableEntryPool(StackPool[memoryview]):
 class AsyncBufferPool(StackPool[memoryview]):
     """Page-aligned buffers of `size` bytes for the host's I/O, fit for O_DIRECT and io_uring.
 
-    `size` is rounded up to whole pages of the host when mapped; the view is `size` bytes long.
+    Each begins on a page of the host, and its view is `size` bytes long.
     """
 
     def __init__(self, *, capacity: int, size: int = 65536) -> None:
         if size < 1:
             raise ValueError(f"size is {size}; a buffer holds at least 1 byte")
+        whole = -(-size // PAGESIZE) * PAGESIZE
+        super().__init__(capacity=capacity, factory=self._cut)
         self.size = size
-        super().__init__(capacity=capacity, factory=self._map)
+        # One mapping, of which the host gives memory where it is touched: buffers are neighbours.
+        self._all = memoryview(mmap(-1, capacity * whole, flags=MAP_PRIVATE | MAP_ANONYMOUS))
+        self._places = iter(range(0, capacity * whole, whole))
 
-    def _map(self) -> memoryview:
-        whole = -(-self.size // PAGESIZE) * PAGESIZE
-        return memoryview(mmap(-1, whole, flags=MAP_PRIVATE | MAP_ANONYMOUS))[: self.size]
+    def _cut(self) -> memoryview:
+        place = next(self._places)
+        return self._all[place : place + self.size]

@@ -35,7 +35,7 @@ def counters() -> dict[str, int]:
 
 
 def _ways(way: str, size: int, capacity: int) -> tuple[Callable[[], Any], Callable[[Any], object]]:
-    """How a buffer is had, and how it is given back: the last reference does that without a pool."""
+    """How a buffer is had, and how it is given back, which is nothing to do without a pool."""
     if way == "plain":
         return lambda: memoryview(bytearray(size)), lambda _: None
     if way == "mapped":
