@@ -153,13 +153,8 @@ def copy(rng: random.Random, way: str) -> tuple[Callable[[], object], object]:
 BLOCKS: dict[str, tuple[Callable[[Any], object], Callable[[Any], object]]] = {
     "compare": (
         lambda memory: memory.compare(AT, AT + SIZE // 2, BLOCK),
-        lambda memory: next(
-            (
-                1
-                for n in range(BLOCK)
-                if memory.read_u8(AT + n) != memory.read_u8(AT + SIZE // 2 + n)
-            ),
-            0,
+        lambda memory: any(
+            memory.read_u8(AT + n) > memory.read_u8(AT + SIZE // 2 + n) for n in range(BLOCK)
         ),
     ),
     "find": (
