@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from errno import EEXIST, EINVAL
 from typing import Protocol
@@ -75,6 +75,16 @@ class Bus(Physical):
         """Take memory away, also while the guest runs; a view of it shows what is mapped there
         next. Raises `MappingError`."""
         self.ram.unmap(at, size)
+
+    def give_back(self, at: int, size: int) -> None:
+        """Make whole pages zero and let the host have their room, as a balloon does; also while the
+        guest runs. Raises `MappingError`."""
+        self.ram.give_back(at, size)
+
+    def place(self, at: int, size: int, nodes: Iterable[int] = (), now: bool = False) -> None:
+        """Say from which NUMA nodes the host's memory for whole pages comes, and have it come
+        `now`; see `Ram.place`. Raises `MappingError`."""
+        self.ram.place(at, size, nodes, now)
 
     def check(self, regions: Sequence[Region]) -> None:
         """Raises `MappingError` where these regions cannot be what is mapped."""

@@ -7,7 +7,9 @@ a check followed by an access is then not interleaved with another Python thread
 from __future__ import annotations
 
 import ctypes
-from os import getpid
+from collections.abc import Iterable
+from errno import EINVAL
+from os import getpid, uname
 
 from hartwood.errors import MappingError
 
@@ -202,3 +204,20 @@ def syscall(number: int, *arguments: int) -> int:
     """One raw host system call without the GIL; the result or a negative errno."""
     result: int = _syscall(number, *arguments, *(0,) * (6 - len(arguments)))
     return -_errno() if result == -1 else result
+
+
+#: mbind(2): its number on x86-64 and in the table of all later architectures; policies.
+_MBIND = {"x86_64": 237}.get(uname().machine, 235)
+_BIND, _INTERLEAVE, _MOST_NODES = 2, 3, 1024
+
+
+def place(at: int, size: int, nodes: Iterable[int]) -> None:
+    """Have host memory come from one NUMA node, or from several by turns; raises `MappingError`."""
+    mask, wanted = Buffer(_MOST_NODES // 8), sorted(set(nodes))
+    if not wanted or not 0 <= wanted[0] <= wanted[-1] < _MOST_NODES:
+        raise MappingError(EINVAL, f"NUMA nodes {wanted}", at, size)
+    for node in wanted:
+        mask.view[node // 8] |= 1 << node % 8
+    policy = _BIND if len(wanted) == 1 else _INTERLEAVE
+    if failed := syscall(_MBIND, at, size, policy, mask.address, _MOST_NODES + 1):
+        raise MappingError(-failed, f"NUMA nodes {wanted}", at, size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import EINVAL, ENOMEM
 from typing import Literal
 
@@ -20,7 +20,7 @@ from hartwood.mem.regiontable import Region, RegionTable, check_pages
 
 _READ_WRITE = hostmem.PROT_READ | hostmem.PROT_WRITE
 _FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-_DONTNEED = 4
+_DONTNEED, _POPULATE_WRITE = 4, 23
 #: Bit of a page's flag: code made from it is stitched into units, which go all at once.
 STITCHED = 0x80
 #: Where nothing is: start, end, what an address needs to be an offset.
@@ -143,6 +143,35 @@ class Ram:
             for region in gone:
                 for offset, length in self._unused(region.offset, region.size):
                     self._give_up(offset, length)
+
+    def give_back(self, at: int, size: int) -> None:
+        """Make whole pages zero, also while harts run, and forget what was decoded from them; the
+        host has their room until they are written to again, after a snapshot from the next
+        `clear` on. Raises `MappingError` as `protect`."""
+        with self._changing:
+            for offset, length in self._held(at, size, "give_back"):
+                self._zero(offset, length)
+                self.discard_at(offset, length)  # what a hart decodes after this is zeros
+
+    def place(self, at: int, size: int, nodes: Iterable[int] = (), now: bool = False) -> None:
+        """Have the host take what it gives to whole pages, and has not given yet, from its NUMA
+        `nodes`, by turns where there are several; with `now` it gives all of it, so that no hart
+        waits for it. A snapshot ends both. Raises `MappingError` as `protect`, or the host's."""
+        nodes = tuple(nodes)
+        with self._changing:
+            for offset, length in self._held(at, size, "place"):
+                if nodes:
+                    hostmem.place(self.host + offset, length, nodes)
+                if now:
+                    hostmem.madvise(self.host + offset, length, _POPULATE_WRITE)
+
+    def _held(self, at: int, size: int, call: str) -> list[tuple[int, int]]:
+        """Offsets and lengths of what is mapped there; the caller holds `_changing`."""
+        self._check(at, size, call)
+        try:
+            return [(offset, length) for offset, length, _ in self.pieces(at, size, call)]
+        except MemoryFault as fault:
+            raise MappingError(ENOMEM, call, fault.address, fault.size) from None
 
     def _leave(self) -> None:
         """Forget what was used last; the caller holds `_changing`."""
