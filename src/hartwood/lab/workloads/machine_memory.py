@@ -1,20 +1,21 @@
 """Memory of a whole machine as Python sees it: numbers, slices, blocks; Unicorn's beside it.
 
 Selectors: `machine_memory_bench`; groups machine_reads, machine_writes, machine_slices,
-machine_copies, machine_blocks. `naive` goes byte by byte, `libc` is what the host's own memory
-functions take for the same block.
+machine_copies, machine_blocks. `naive` goes byte by byte.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
 import random
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hartwood
-from hartwood.lab import workload
+from hartwood.lab import Skip, workload
 from hartwood.lab.workloads import _programs
 
 FAMILY = "machine_memory_bench"
@@ -25,6 +26,7 @@ FASTEST = 1e-8
 #: Two vectors of 64 bytes a cycle at 6 GHz.
 FASTEST_BYTE = 1 / (128 * 6e9)
 MIB, BLOCK = 1 << 20, 4096
+NODES = Path("/sys/devices/system/node")
 NOT_GATED = "another way of the same group stands for it in the gate"
 
 
@@ -137,16 +139,30 @@ def view(rng: random.Random, size: int) -> tuple[Callable[[], list[memoryview]],
 
 
 @workload(
-    "machine/copy/{way}", unit="bytes", per_call=MIB, component="memory", family=FAMILY,
-    group="machine_copies", bound=FASTEST_BYTE, params=[{"way": "read"}, {"way": "write"}],
+    "machine/numa/{place}", unit="bytes", per_call=MIB, component="memory", family=FAMILY,
+    group="machine_copies", bound=FASTEST_BYTE, gate=lambda place: place == "local",
+    params=[{"place": place} for place in ("local", "remote", "interleaved")], why=NOT_GATED,
 )  # fmt: skip
-def copy(rng: random.Random, way: str) -> tuple[Callable[[], object], object]:
-    """A mebibyte out of a machine, and one into it."""
-    data = rng.randbytes(MIB)
-    memory = _machine(data if way == "read" else b"")
-    if way == "read":
-        return lambda: memory.read(AT, MIB), data
-    return lambda: memory.write(AT, data) or memory[AT : AT + MIB], data
+def numa(rng: random.Random, place: str) -> tuple[Callable[[], bytes], bytes]:
+    """A mebibyte copied out by a processor of the first node, from memory of that node, of the
+    last one, and of all by turns. Raises `Skip` where there is one node."""
+    nodes = sorted(int(each.name[4:]) for each in NODES.glob("node[0-9]*"))
+    home = [cpu for cpu in os.sched_getaffinity(0) if (NODES / f"node0/cpu{cpu}").exists()]
+    if not home or (len(nodes) < 2 and place != "local"):
+        raise Skip("this machine, or what of it is ours, has no second NUMA node")
+    memory = hartwood.Machine("riscv64").mem
+    memory.map(AT, MIB)
+    memory.place(AT, MIB, {"local": nodes[:1], "remote": nodes[-1:]}.get(place, nodes))
+    memory.write(AT, data := rng.randbytes(MIB))
+
+    def call() -> bytes:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, home)
+        answer: bytes = memory.read(AT, MIB)
+        os.sched_setaffinity(0, before)
+        return answer
+
+    return call, data
 
 
 #: What is done to a block: the call, and the same one byte at a time.
@@ -156,10 +172,6 @@ BLOCKS: dict[str, tuple[Callable[[Any], object], Callable[[Any], object]]] = {
         lambda memory: any(
             memory.read_u8(AT + n) > memory.read_u8(AT + SIZE // 2 + n) for n in range(BLOCK)
         ),
-    ),
-    "find": (
-        lambda memory: memory.find(AT, BLOCK, b"\1"),
-        lambda memory: next((AT + n for n in range(BLOCK) if memory.read_u8(AT + n) == 1), None),
     ),
     "fill": (
         lambda memory: memory.fill(AT, BLOCK, 0),
@@ -181,12 +193,12 @@ BLOCKS: dict[str, tuple[Callable[[Any], object], Callable[[Any], object]]] = {
 def block(
     rng: random.Random, what: str, way: str
 ) -> tuple[Callable[[], object], Callable[[object], None]]:
-    """Comparing, searching and filling, by the host's vectors and by single bytes: the byte that
+    """Comparing and filling, by the host's vectors and by single bytes: the byte that
     decides is the last."""
     memory = _machine(b"")
     memory.write_u8(AT + BLOCK - 1, 1)
     inner = BLOCKS[what][way == "naive"]
-    expected = {"compare": 1, "find": AT + BLOCK - 1, "fill": None}[what]
+    expected = {"compare": 1, "fill": None}[what]
 
     def verify(answer: object) -> None:
         assert answer == expected

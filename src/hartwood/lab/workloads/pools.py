@@ -14,7 +14,7 @@ from mmap import mmap
 from typing import Any
 
 from hartwood.lab import workload
-from hartwood.mem import AsyncBufferPool, MemoryPool, PageTableEntryPool, StackPool, TlbEntryPool
+from hartwood.mem import AsyncBufferPool, MemoryPool, PageTableEntryPool, TlbEntryPool
 
 FAMILY = "memory_pool_bench"
 KIB, PAGE = 1024, 4096
@@ -108,11 +108,7 @@ _EMPTY = array("Q", [(1 << 64) - 1]) * 512
 #: A pool, what is written to its items, and how an item is had without it.
 ITEMS: dict[str, tuple[Callable[[], MemoryPool[Any]], Callable[[], Any]]] = {
     "tlb": (lambda: TlbEntryPool(capacity=1), lambda: array("Q", _EMPTY)),
-    "page-table": (
-        lambda: PageTableEntryPool(capacity=1),
-        lambda: memoryview(bytearray(PAGE)),
-    ),
-    "stack": (lambda: StackPool(capacity=1, factory=list), list),
+    "page-table": (lambda: PageTableEntryPool(capacity=1), lambda: memoryview(bytearray(PAGE))),
 }
 
 
@@ -127,14 +123,13 @@ def items(rng: random.Random, what: str, way: str) -> tuple[Callable[[], object]
     make_pool, make = ITEMS[what]
     pool = make_pool()
     acquire = pool.acquire if way == "pool" else make
-    dirty = {"tlb": slice(0, 2), "page-table": slice(0, 8)}.get(what)
+    dirty = {"tlb": slice(0, 2), "page-table": slice(0, 8)}[what]
     ink: object = array("Q", [rng.getrandbits(60)] * 2) if what == "tlb" else bytes([1] * 8)
 
     def call() -> object:
         item = acquire()
-        before = item[0] if dirty else len(item)
-        if dirty:
-            item[dirty] = ink
+        before = item[0]
+        item[dirty] = ink
         if way == "pool":
             pool.release(item)
         _counts["allocations"] += way != "pool"

@@ -1,4 +1,4 @@
-"""The life of machines: made, booted, kept, brought back, saved to a file.
+"""The life of machines: made, booted, kept, brought back, reset.
 
 Selector: `snapshot_bench`. `snapshot/restore` is of 1 GiB of which 10 MB were written, which is a
 part of it and takes longer than the restoring (`bench/restore.py` times that alone); `copied` is a
@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from mmap import mmap
-from pathlib import Path
 from typing import Any
 
 import hartwood
@@ -101,19 +100,6 @@ def _take(rng: random.Random) -> tuple[Callable[[], object], Callable[[object], 
     return call, verify
 
 
-def _file(rng: random.Random) -> tuple[Callable[[], object], object]:
-    """A snapshot is saved to a file and a machine becomes what that says."""
-    machine, marks, pages = _bare(rng)
-    path = Path(_programs.folder()) / "snapshot"
-
-    def call() -> object:
-        machine.snapshot().save(str(path))
-        machine.restore(str(path))
-        return bytes(machine.bus.ram.view(AT, SMALL)[pages])
-
-    return call, marks
-
-
 def _reset(rng: random.Random) -> tuple[Callable[[], object], object]:
     """A machine runs an instruction, is stopped and reset."""
     machine, _, _ = _bare(rng)
@@ -127,12 +113,12 @@ def _reset(rng: random.Random) -> tuple[Callable[[], object], object]:
     return call, ("created", 0)
 
 
-LIVES = {"boot": _boot, "snapshot": _take, "file": _file, "reset": _reset}
+LIVES = {"boot": _boot, "snapshot": _take, "reset": _reset}
 
 
 @workload(
     "life/{what}", unit="times", component="device", family=FAMILY, group="life", bound=FASTEST,
-    gate=lambda what: what == "snapshot", why="makes machines or files: longer than a sample",
+    gate=lambda what: what == "snapshot", why="makes machines: longer than a sample",
     params=[{"what": what} for what in LIVES],
 )  # fmt: skip
 def life(rng: random.Random, what: str) -> object:

@@ -34,7 +34,6 @@ _BEFORE = {
     "asid/same": "csrw satp, a5",
     "asid/switch": "csrw satp, a5; xor a5, a5, a6",
 }
-TIERS = ("stitch", "interp")
 
 #: Machines of this process, by benchmark: each is made once.
 _machines: dict[str, Any] = {}
@@ -47,11 +46,11 @@ def counters() -> dict[str, int]:
     return {name: sum(each[name] for each in stats) for name in names}
 
 
-def _machine(name: str, mode: str, text: str) -> Any:
+def _machine(name: str, text: str) -> Any:
     """A machine in S-mode behind the MRET that `text` begins with."""
     machine = _machines.get(name)
     if machine is None:
-        machine = hartwood.Machine("riscv64", mode=mode, deterministic=True)
+        machine = hartwood.Machine("riscv64", mode="stitch", deterministic=True)
         machine.mem.map(RAM, 2 << 20)
         machine.mem.map_io(END, PAGE, lambda *_: 0, lambda *_: machine.request_stop())
         machine.mem.write(RAM, SYSTEM.assemble(text, RAM))
@@ -92,12 +91,12 @@ def _runner(machine: Any, name: str, registers: dict[str, int], misses: int, sla
 
 
 def _loads(
-    rng: random.Random, name: str, mode: str, tables: tuple[str, int], stride: int, pages: int
+    rng: random.Random, name: str, tables: tuple[str, int], stride: int, pages: int
 ) -> tuple[Callable[[], int], int]:
     """`LOADS` loads from `pages` pages of a level, `stride` bytes apart, that are all one page of
     the machine's memory."""
     scheme, level = tables
-    machine = _machine(name, mode, _LOADS)
+    machine = _machine(name, _LOADS)
     made = _tables(machine.mem, scheme)
     step = PAGE << 9 * level
     va, inside = max(4 * step, 1 << 32), DATA % step
@@ -114,19 +113,13 @@ def _loads(
 
 
 @workload(
-    "tlb/hit/{pages}/{tier}", unit="loads", per_call=LOADS, component="TLB", family=FAMILY,
-    group="tlb_hits", bound=FASTEST, gate=lambda pages, tier: (pages, tier) == (16, "stitch"),
-    why="tlb/hit/16/stitch stands for it in the gate",
-    params=[
-        {"pages": pages, "tier": tier}
-        for tier in TIERS
-        for pages in (1, 4, 16, 64, 256)
-        if tier == "stitch" or pages == 16
-    ],
+    "tlb/hit/{pages}", unit="loads", per_call=LOADS, component="TLB", family=FAMILY,
+    group="tlb_hits", bound=FASTEST, params=[{"pages": 4**n} for n in range(5)],
+    gate=lambda pages: pages == 16, why="tlb/hit/16 stands for it in the gate",
 )  # fmt: skip
-def hit(rng: random.Random, pages: int, tier: str) -> tuple[Callable[[], int], int]:
+def hit(rng: random.Random, pages: int) -> tuple[Callable[[], int], int]:
     """Loads from pages side by side, each in a slot of its own."""
-    return _loads(rng, f"tlb/hit/{pages}/{tier}", tier, ("sv39", 0), PAGE, pages)
+    return _loads(rng, f"tlb/hit/{pages}", ("sv39", 0), PAGE, pages)
 
 
 @workload(
@@ -144,8 +137,7 @@ def walk(rng: random.Random, scheme: str, steps: int) -> tuple[Callable[[], int]
     """Loads that all miss: a walk reads `steps` entries, less of them for larger pages."""
     level = LEVELS[scheme] - steps
     stride = max(1 << 20, PAGE << 9 * level)
-    name = f"tlb/walk/{scheme}/{steps}"
-    return _loads(rng, name, "stitch", (scheme, level), stride, MISSES)
+    return _loads(rng, f"tlb/walk/{scheme}/{steps}", (scheme, level), stride, MISSES)
 
 
 @workload(
@@ -158,7 +150,7 @@ def context(rng: random.Random, what: str) -> tuple[Callable[[], int], int]:
     name, rounds = f"tlb/{what}", LOADS // 8
     text = f"""mret; loop: {_BEFORE[what]}; ld t2, 0(a1); add a0, a0, t2; addi a2, a2, -1
         bnez a2, loop; {_END}"""
-    machine = _machine(name, "stitch", text)
+    machine = _machine(name, text)
     words = rng.getrandbits(40), rng.getrandbits(40)
     satps = []
     for asid, word in enumerate(words):
