@@ -212,7 +212,7 @@ def checklist(goals: Sequence[Goal], results: Sequence[Stored]) -> str:
         "Written by `hartwood bench report --checklist` from stored results",
         "(`bench/evidence/*.json`) and the goals of `bench/goals.toml`; not to be edited.",
         "*Before* is the oldest stored figure, *after* the newest; what no stored result has is",
-        "*not measured*.", "",
+        "*not measured*. What is against a peer is a ratio of measurements that took turns.", "",
         "## Summary", "", *_summary(goals, results), "", "## Goals", "",
         "| | Goal | Before | After | Must | Aim | Reached |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
