@@ -361,6 +361,22 @@ def test_numbers_of_regions_by_turns(bus: Bus) -> None:
     assert bus.read_u64(AT + 39 * 8 + 3 * PAGE) == 39
 
 
+def test_numbers_of_more_regions_than_are_kept() -> None:
+    bus = Bus(Ram(1 << 20, 64))
+    for n in range(200):
+        bus.map(AT + 2 * n * PAGE, PAGE)
+    for _ in range(3):
+        for n in range(200):
+            at = AT + 2 * n * PAGE
+            for _ in range(3):
+                bus.write_u16(at, n)
+                assert (bus.read_u16(at), bus.read_u64(at)) == (n, n)
+            with pytest.raises(MemoryFault):
+                bus.read_u16(at + PAGE)
+    assert [bus.read_u16(AT + 2 * n * PAGE) for n in range(200)] == list(range(200))
+    bus.ram.close()
+
+
 def test_numbers_beside_a_change_of_the_map(bus: Bus) -> None:
     at = AT + PAGE
     for _ in range(3):
@@ -404,7 +420,7 @@ def test_slices_are_the_memory_itself(bus: Bus) -> None:
         view = bus[AT + 1 : AT + 9]
         bus.write_u8(AT + 4, 7)
         assert (view.tolist(), view.readonly) == ([0, 0, 0, 7, 0, 0, 0, 0], True)
-        assert bus[AT + 4].tolist() == [7]  # type: ignore[index]
+        assert bus[AT + 4].tolist() == [7]
         assert bus[AT : AT + PAGE : 1].nbytes == PAGE
     for start, stop, step in (
         (AT, AT + PAGE + 1, None), (AT + 8, AT, None), (AT, AT + 8, 2), (None, AT, None),

@@ -56,9 +56,11 @@ class Physical:
                     return views[at & odd][at >> shift]
                 except IndexError:
                     pass
-            value = int.from_bytes(self.read(at, size), "little")
-            ram.numbers_at(at, size)
-            return value
+            _, views, _ = ram.numbers_at(at, size)
+            try:
+                return views[at & odd][at >> shift]
+            except IndexError:  # over the end, or not worth it yet
+                return int.from_bytes(self.read(at, size), "little")
 
         def write(at: int, value: int) -> None:
             """Write an unsigned number. Raises `MemoryFault`, `AccessError` for another value."""

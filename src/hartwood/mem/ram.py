@@ -32,6 +32,8 @@ FORMATS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q
 #: that the end is what Python checks anyway and only what is below the first address is not.
 Numbers = tuple[int, tuple[memoryview, ...], memoryview]
 _NO_NUMBERS: Numbers = 1 << 64, (), memoryview(b"")
+#: Regions and sizes whose numbers are kept.
+_KEPT = 64
 
 
 class Ram:
@@ -65,7 +67,8 @@ class Ram:
         self.frozen = self.memory.toreadonly()
         #: The region whose numbers of so many bytes were used last, for `numbers_at`.
         self.numbers = {size: [_NO_NUMBERS] for size in FORMATS}
-        self._asked: tuple[int, Region] | None = None
+        self._kept: dict[tuple[int, int], Numbers] = {}
+        self._asked: set[tuple[int, int]] = set()
         #: Bytes that were ever mapped; free parts of them, by offset.
         self._used = 0
         self._free: list[tuple[int, int]] = []
@@ -175,26 +178,39 @@ class Ram:
 
     def _leave(self) -> None:
         """Forget what was used last; the caller holds `_changing`."""
-        self.near, self._asked = _NOWHERE, None
+        self.near = _NOWHERE
+        self._asked.clear()
+        self._kept.clear()
         for last in self.numbers.values():
             last[0] = _NO_NUMBERS
 
-    def numbers_at(self, at: int, size: int) -> None:
-        """Make `numbers[size]` those of the region at `at`, when asked for the same one twice in a
-        row: it takes longer than to read a few numbers without."""
+    def numbers_at(self, at: int, size: int) -> Numbers:
+        """Numbers of the region at `at`, which are `numbers[size]` from now on; none of no region,
+        or where nobody asked for them of late: to make them takes as long as some reads."""
         with self._changing:
             region = self.table.find(at)
-            if region is None or self.numbers[size][0][0] == region.at:
-                return
-            if self._asked != (size, region):
-                self._asked = size, region
-                return
-            whole = hostmem.view_at(self.host + region.offset, region.at, region.size)
-            flags = hostmem.view_at(
-                self.flags_at + region.offset // PAGE, region.at // PAGE, region.size // PAGE
-            )
-            views = [whole[n : region.end - (-n % size)].cast(FORMATS[size]) for n in range(size)]
-            self.numbers[size][0] = region.at, tuple(views), flags
+            if region is None:
+                return _NO_NUMBERS
+            key = size, region.at
+            found = self._kept.get(key)
+            if found is None:
+                if len(self._asked) >= _KEPT:
+                    self._asked.clear()
+                    self._kept.clear()
+                if key not in self._asked:
+                    self._asked.add(key)
+                    return _NO_NUMBERS
+                found = self._kept[key] = self._numbers(region, size)
+            self.numbers[size][0] = found
+            return found
+
+    def _numbers(self, region: Region, size: int) -> Numbers:
+        whole = hostmem.view_at(self.host + region.offset, region.at, region.size)
+        flags = hostmem.view_at(
+            self.flags_at + region.offset // PAGE, region.at // PAGE, region.size // PAGE
+        )
+        views = [whole[n : region.end - (-n % size)].cast(FORMATS[size]) for n in range(size)]
+        return region.at, tuple(views), flags
 
     def _forget_translations(self) -> None:
         """Wait until no hart uses the map as it was. One that runs this itself is asked again and
