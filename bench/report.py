@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from bench.measure import Sample
@@ -81,8 +81,13 @@ def geometric_mean(values: Iterable[float | None]) -> float | None:
     return math.exp(statistics.fmean(map(math.log, known))) if known else None
 
 
-def figures(rows: list[Row], extra: Mapping[str, float | None]) -> list[Figure]:
+def figures(
+    rows: list[Row], extra: Mapping[str, float | None], left_out: Sequence[Sequence[str]] = ()
+) -> list[Figure]:
     """The goals of the engine against the measurements; a faulty program counts in none.
+
+    `left_out` has the kinds of each program that was not asked for: a figure that it is a part of
+    was not measured.
 
     `extra` has what is not a program's line: "interpreter", "hello cold", "hello warm",
     "processes" (QEMU over ours) and "memory" (MB beyond the guest's own).
@@ -90,6 +95,8 @@ def figures(rows: list[Row], extra: Mapping[str, float | None]) -> list[Figure]:
     sound = [each for each in rows if not each.fault]
 
     def mean(above: str, below: str, kind: str = "") -> float | None:
+        if any(not kind or kind in kinds for kinds in left_out):
+            return None
         chosen = (each for each in sound if not kind or kind in each.kinds)
         return geometric_mean(each.ratio(above, below) for each in chosen)
 
@@ -97,7 +104,7 @@ def figures(rows: list[Row], extra: Mapping[str, float | None]) -> list[Figure]:
     far: list[float] = []
     for each in sound:
         behind, gain = each.ratio("qemu", "native"), each.ratio("qemu", "warm")
-        if behind is not None and gain is not None:
+        if behind is not None and gain is not None and not left_out:
             (near if behind <= 1.2 else far).append(gain)
     floats, calls = mean("qemu", "warm", "float"), mean("qemu", "warm", "calls")
     table = [

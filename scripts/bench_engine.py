@@ -242,7 +242,8 @@ def main() -> int:
     rows: list[report.Row] = []
     with tempfile.TemporaryDirectory(prefix="hartwood-bench-") as folder:
         bench = Bench(options, Path(folder))
-        for program in chosen(options.programs):
+        wanted = chosen(options.programs)
+        for program in wanted:
             print(f"bench: {program.name}", file=sys.stderr, flush=True)
             try:
                 rows.append(bench.program(program))
@@ -250,7 +251,8 @@ def main() -> int:
                 rows.append(report.Row(program.name, program.kinds, {}, {}, "no end"))
         extra = {} if options.no_extras else bench.extras()
     show(report.PROGRAM_COLUMNS, [report.program_cells(each) for each in rows], console)
-    goals = report.figures(rows, extra)
+    left_out = [each.kinds for each in PROGRAMS if each not in wanted]
+    goals = report.figures(rows, extra, left_out)
     show(report.FIGURE_COLUMNS, [report.figure_cells(each) for each in goals], console)
     for name, value in extra.items():
         print(f"{name}: {'-' if value is None else f'{value:.4g}'}")

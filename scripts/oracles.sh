@@ -8,7 +8,7 @@ packages=(
   g++-riscv64-linux-gnu libc6-dev-riscv64-cross qemu-system-misc opensbi cpio kmod
   device-tree-compiler chromium chromium-driver iproute2 curl
   qemu-utils e2fsprogs dosfstools fdisk gdisk
-  shellcheck valgrind
+  shellcheck valgrind strace
 )
 status=0
 missing() {

@@ -13,7 +13,10 @@ from hartwood.lab.workload import COMPONENTS, select
 from system.running import run
 
 #: Families that a person selects by these names (the contract).
-FAMILIES = {"memory_read_bench", "memory_concurrent_bench", "jit_bench", "block_io_bench"}
+FAMILIES = {
+    "memory_read_bench", "memory_concurrent_bench", "memory_pool_bench", "tlb_bench", "jit_bench",
+    "block_io_bench",
+}  # fmt: skip
 GROUPS = {"memory_read_sizes", "sequential_u64_reads", "read_throughput"}
 #: The gate takes some two seconds for each of them.
 FEWEST, MOST = 50, 90
@@ -83,6 +86,55 @@ def test_disks_are_read_in_every_way(entries: list[Entry]) -> None:
             for order in ("sequential", "random"):
                 assert f"block/read/merged/{order}/{sector}/{depth}" in names
     assert {"block/read/naive/random/512/32", "block/flush/naive/32"} <= names
+
+
+def test_pools_and_translations_are_measured_in_every_way(entries: list[Entry]) -> None:
+    names = {entry.name for entry in entries}
+    for way in ("pool", "plain", "mapped"):
+        for case in ("single/4", "reuse/1", "reuse/4", "reuse/64"):
+            assert f"pool/{case}KiB/{way}" in names
+        for held in (10, 50, 100):
+            assert f"pool/batch-{held}/4KiB/{way}" in names
+    for scheme, levels in (("sv39", 3), ("sv48", 4), ("sv57", 5)):
+        assert {f"tlb/walk/{scheme}/{steps + 1}" for steps in range(levels)} <= names
+    assert {f"tlb/hit/{pages}" for pages in (1, 4, 16, 64, 256)} <= names
+    assert {"tlb/flush/all", "tlb/flush/address", "tlb/asid/same", "tlb/asid/switch"} <= names
+
+
+def test_machines_are_measured_beside_the_naive_way_and_peers(entries: list[Entry]) -> None:
+    names = {entry.name for entry in entries}
+    for kind in ("read", "write"):
+        assert {f"machine/{kind}/u{bits}/aligned" for bits in (8, 16, 32, 64)} <= names
+        assert {f"machine/{kind}/u64/{way}" for way in ("unaligned", "naive")} <= names
+        assert {f"peer/memory-{kind}/{arm}" for arm in ("hartwood", "unicorn")} <= names
+    for what in ("compare", "fill"):
+        assert {f"machine/{what}/{way}" for way in ("block", "naive")} <= names
+    assert {f"machine/numa/{place}" for place in ("local", "remote", "interleaved")} <= names
+    assert {f"life/{what}" for what in ("boot", "snapshot", "reset")} <= names
+
+
+def test_pools_save_allocations_and_translations_miss_as_often_as_they_should(
+    worker: Worker,
+) -> None:
+    for name, counter, least, most in (
+        ("pool/reuse/64KiB/pool", "allocations", 0, 0),
+        ("pool/reuse/64KiB/plain", "allocations", 1, 1),
+        ("pool/single/4KiB/pool", "allocations", 1, 1),
+        ("pool/batch-50/4KiB/pool", "allocations", 0, 0),
+        ("pool/batch-50/4KiB/pool", "pages", 50, 50),
+        ("pool/batch-50/4KiB/pool", "gaps", 0, 0),
+        ("pool/batch-50/4KiB/mapped", "allocations", 50, 50),
+        ("pool/tlb/plain", "allocations", 1, 1),
+        ("tlb/hit/256", "tlb_misses", 0, 300),
+        ("tlb/walk/sv57/5", "tlb_misses", 8192, 8300),
+        ("tlb/walk/sv39/1", "tlb_misses", 8192, 8300),
+        ("tlb/flush/address", "tlb_flushes", 0, 16),
+        ("tlb/flush/all", "tlb_flushes", 1024, 1040),
+    ):
+        worker.prepare(name, 1)
+        assert least <= worker.sample(name, 1).counters[counter] <= most, (name, counter)
+        worker.check(name)
+        worker.release(name)
 
 
 # Prepared.check has to refuse what is no answer; one machine a process, so not in this one.

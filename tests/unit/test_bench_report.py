@@ -76,6 +76,15 @@ def test_figures_hold_each_goal_against_its_programs() -> None:
     assert goals["calls against QEMU"].verdict == "not measured"
 
 
+def test_some_programs_do_not_stand_for_all() -> None:
+    whole = {each.name: each.value for each in report.figures(rows(), {}, [])}
+    part = {each.name: each.value for each in report.figures(rows(), {}, [("calls",), ()])}
+    same = {"floating point against QEMU", "reads against native"}
+    assert {name for name, value in part.items() if value is not None} == same
+    assert all(part[name] == whole[name] for name in same)
+    assert report.figures(rows(), {}, [("float",)])[4].value is None
+
+
 @pytest.mark.parametrize(
     ("value", "verdict"), [(0.05, "aim"), (0.1, "aim"), (0.3, "must"), (0.5, "short")]
 )

@@ -33,6 +33,7 @@ from hartwood.lab.judgement import judgement_json
 from hartwood.lab.page import html
 from hartwood.lab.report import Report, as_json, load, markdown, peer_rows
 from hartwood.lab.results import Benchmark, run_json
+from hartwood.lab.workloads.machine_memory import PEERS
 from unit.lab_results import HOSTILE, a_judgement, a_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +98,8 @@ def test_our_goals_are_those_that_are_measured() -> None:
     known = {figure.name for figure in engine_report.figures([], {})}
     for value in (selftest().as_json(), run_json(a_run()), judgement_json(a_judgement("pass"))):
         known |= set(stored_from(value, "here").figures)
-    assert set(goals) <= known, "a goal that no stored result can have"
+    peers = {f"{what} against {arm}" for what, (_, arms) in PEERS.items() for arm in arms}
+    assert set(goals) <= known | peers, "a goal that no stored result can have"
 
 
 def test_our_goals_are_those_of_the_specification() -> None:
@@ -109,7 +111,7 @@ def test_our_goals_are_those_of_the_specification() -> None:
     for goal in load_goals(ROOT / "bench" / "goals.toml"):
         name = next((name for name in said if goal.name.startswith(name)), None)
         if name is None:
-            assert goal.name.startswith(("gate:", "outliers")), goal.name
+            assert goal.name.startswith(("gate:", "outliers", "from Python:")), goal.name
             continue
         # Two goals are of one line: hello cold and warm.
         cells = said[name] if "hello" in name else said.pop(name)
@@ -270,6 +272,21 @@ def a_run_with_peers():
             run.benchmarks.append(Benchmark(f"peer/{kind}/{arm}", wall=times, cpu=times))
     run.benchmarks.append(Benchmark("peer/alu/absent", status="skipped", reason="not installed"))
     return run
+
+
+def test_ratios_to_peers_are_those_of_pairs() -> None:
+    run = a_run()
+    run.settings["select"] = "peer/memory-read"  # so that it says nothing of outliers
+    ours = [1.0, 2.0, 4.0, 1.0, 3.0]
+    for arm, times in (
+        ("hartwood", ours), ("unicorn", [each * 6 for each in ours]), ("short", [1.0] * 4),
+    ):  # fmt: skip
+        name = f"peer/memory-read/{arm}"
+        run.benchmarks.append(Benchmark(name, wall=times, cpu=times))
+    run.benchmarks.append(Benchmark("peer/other/qemu", wall=ours, cpu=ours))
+    run.benchmarks.append(Benchmark("peer/gone/hartwood", wall=ours, cpu=ours))
+    run.benchmarks.append(Benchmark("peer/gone/qemu", status="failed", reason="gone"))
+    assert stored_from(run_json(run), "x").figures == {"memory-read against unicorn": 6.0}
 
 
 def test_peers_stand_side_by_side() -> None:

@@ -118,7 +118,7 @@ def measure(worker: Any, entry: Entry, mode: Mode, seed: int) -> Series:
     """One benchmark in one worker, as `run` does it."""
     side = _Side(Arm(), 1, lambda **options: worker)
     side.entries = {entry.name: entry}
-    _measure([side], entry.name, 0, mode, seed)
+    _measure([side], [entry.name], 0, mode, seed)
     assert not side.lost
     return side.series[entry.name][0]
 
@@ -344,6 +344,47 @@ def test_an_empty_selection_is_an_error_and_ends_the_worker(clock: Clock) -> Non
     with pytest.raises(LabError, match="nothing is called 'z'"):
         run_one(["z"], starter=started(worker))
     assert worker.log == ["quit"]
+
+
+def test_programs_that_do_the_same_take_turns(clock: Clock) -> None:
+    """The ratio of two of them is then one of pairs, whatever the machine does meanwhile."""
+    order: list[str] = []
+
+    class Watched(FakeWorker):
+        def sample(self, name: str, loops: int) -> Sample:
+            order.append(name)
+            return super().sample(name, loops)
+
+    group = [entry(f"peer/x/{arm}", peer=arm, group="peers_x") for arm in ("us", "qemu", "unicorn")]
+    alone = [entry("a"), entry("b", peer="qemu", group="peers_b")]
+    found = run_one(
+        mode=QUICK, peers=True, starter=started(Watched(clock, [alone[0], *group, alone[1]]))
+    )
+    assert [each.status for each in found.benchmarks] == ["ok"] * 5
+    assert len({len(each.times) for each in found.benchmarks}) == 1
+    # Behind the warm-ups, each round of three has every one once.
+    first = max(n for n, name in enumerate(order) if name == "a") + 1
+    middle = [name for name in order[first:] if name != "b"]
+    rounds = QUICK.samples * QUICK.parts
+    turns = middle[-3 - 3 * rounds : -3]
+    for at in range(0, len(turns), 3):
+        assert set(turns[at : at + 3]) == {each.name for each in group}
+    assert len({tuple(turns[at : at + 3]) for at in range(0, len(turns), 3)}) > 1, "in any order"
+
+
+def test_one_that_fails_leaves_the_others_their_turns(clock: Clock) -> None:
+    class Failing(FakeWorker):
+        def sample(self, name: str, loops: int) -> Sample:
+            if name.endswith("qemu") and len(self.log) > 1:
+                raise LabError("gone")
+            return super().sample(name, loops)
+
+    group = [entry(f"peer/x/{arm}", peer=arm, group="peers_x") for arm in ("us", "qemu")]
+    ours, theirs = run_one(
+        mode=QUICK, peers=True, starter=started(Failing(clock, group))
+    ).benchmarks
+    assert (ours.status, theirs.status, theirs.reason) == ("ok", "failed", "gone")
+    assert len(ours.times) == QUICK.samples
 
 
 def test_peers_run_when_they_are_asked_for() -> None:

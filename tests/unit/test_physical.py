@@ -92,8 +92,10 @@ def one(bus: Bus, model: Model, call: tuple[object, ...]) -> None:
         read, write = getattr(bus, f"read_u{8 * second}"), getattr(bus, f"write_u{8 * second}")
         data, whole = value.to_bytes(second, "little"), model.reach(at, second) == second
         if whole:
-            assert read(AT + at) == int.from_bytes(model.read(at, second), "little")
-            write(AT + at, value)
+            for _ in range(3):  # from the second on by another way
+                assert read(AT + at) == int.from_bytes(model.read(at, second), "little")
+                write(AT + at, value)
+                model.write(at, data)
         else:
             with pytest.raises(MemoryFault) as caught:
                 read(AT + at)
@@ -311,6 +313,129 @@ def test_all_that_writes_forgets_code(bus: Bus) -> None:
     ]
     bus.view(AT, 8, writable=True)
     assert forgotten[-1] == (start, 8)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+@pytest.mark.parametrize("at", [0, AT, (1 << 56) - 2 * PAGE])
+def test_numbers_of_one_region(size: int, at: int) -> None:
+    """All addresses around a region that was used before, against its bytes."""
+    bus = Bus(Ram(1 << 20, 64))
+    bus.map(0x1000_0000, PAGE)  # so that the region is not where the host's memory begins
+    bus.map(at, 2 * PAGE)
+    data = bytes(n * 7 + n // 256 & 0xFF for n in range(2 * PAGE))
+    bus.write(at, data)
+    read, write = getattr(bus, f"read_u{8 * size}"), getattr(bus, f"write_u{8 * size}")
+    for _ in range(3):
+        read(at), write(at, read(at))
+    places = (*range(20), *range(PAGE - 10, PAGE + 10), *range(2 * PAGE - 20, 2 * PAGE - size + 1))
+    for n in places:
+        assert read(at + n) == int.from_bytes(data[n : n + size], "little"), n
+        write(at + n, 1 << 8 * size - 1)
+        assert bus.read(at + n, size) == bytes(size - 1) + b"\x80"
+        write(at + n, int.from_bytes(data[n : n + size], "little"))
+    assert bus.read(at, 2 * PAGE) == data
+    wrong = (at - 1, at - size, at - PAGE, at + 2 * PAGE - size + 1, at + 2 * PAGE, 1 << 64, -1)
+    for outside in (*wrong, at - (1 << 20), 1 << 70, -(1 << 70)):
+        with pytest.raises(MemoryFault):
+            read(outside)
+        with pytest.raises(MemoryFault):
+            write(outside, 0)
+    assert bus.read(at, 2 * PAGE - size) == data[: 2 * PAGE - size]
+    for value in (-1, 1 << 8 * size, 1 << 100):
+        with pytest.raises(AccessError, match=f"no unsigned number of {size} bytes"):
+            write(at, value)
+    with pytest.raises(TypeError):
+        write(at, "1")
+    with pytest.raises(TypeError):
+        read(at + 0.0)
+    bus.ram.close()
+
+
+def test_numbers_of_regions_by_turns(bus: Bus) -> None:
+    for n in range(40):
+        at = AT + (n % 4) * PAGE + 8 * n
+        bus.write_u64(at, n)
+        bus.write_u16(at ^ PAGE, n)
+        assert (bus.read_u64(at), bus.read_u16(at ^ PAGE)) == (n, n)
+        assert (bus.read_u8(at), bus.read_u32(at ^ PAGE)) == (n, n)
+    assert bus.read_u64(AT + 39 * 8 + 3 * PAGE) == 39
+
+
+def test_numbers_of_more_regions_than_are_kept() -> None:
+    bus = Bus(Ram(1 << 20, 64))
+    for n in range(200):
+        bus.map(AT + 2 * n * PAGE, PAGE)
+    for _ in range(3):
+        for n in range(200):
+            at = AT + 2 * n * PAGE
+            for _ in range(3):
+                bus.write_u16(at, n)
+                assert (bus.read_u16(at), bus.read_u64(at)) == (n, n)
+            with pytest.raises(MemoryFault):
+                bus.read_u16(at + PAGE)
+    assert [bus.read_u16(AT + 2 * n * PAGE) for n in range(200)] == list(range(200))
+    bus.ram.close()
+
+
+def test_numbers_beside_a_change_of_the_map(bus: Bus) -> None:
+    at = AT + PAGE
+    for _ in range(3):
+        bus.write_u32(at, bus.read_u32(at) + 1)
+    bus.protect(at, PAGE, readonly=True)  # for the guest alone
+    bus.write_u32(at, bus.read_u32(at) + 1)
+    assert bus.read_u32(AT + ALIAS * PAGE) == 4
+    bus.unmap(at, PAGE)
+    for use in (lambda: bus.read_u32(at), lambda: bus.write_u32(at, 1)):
+        with pytest.raises(MemoryFault):
+            use()
+    assert bus.read_u32(AT + ALIAS * PAGE) == 4  # the other name of it stays
+    bus.map(at, PAGE)
+    assert [bus.read_u32(at) for _ in range(3)] == [0, 0, 0]
+    bus.write_u32(at, 9)
+    assert (bus.read_u32(at), bus.read_u32(AT + ALIAS * PAGE)) == (9, 4)
+    regions = [region for region in bus.ram.regions if region.at != at]
+    bus.ram.adopt(regions)
+    with pytest.raises(MemoryFault):
+        bus.read_u32(at)
+
+
+def test_code_is_forgotten_by_numbers_of_a_region_that_is_in_use(bus: Bus) -> None:
+    forgotten: list[tuple[int, int]] = []
+    bus.ram.forget = lambda offset, size: forgotten.append((offset, size))
+    at = AT + 5 * PAGE
+    start = bus.ram.find(at, 1)
+    hostmem.view(bus.ram.flags_at, 16)[start // PAGE] = 1
+    for size in (1, 2, 4, 8):
+        write = getattr(bus, f"write_u{8 * size}")
+        for _ in range(4):
+            write(at + 16, 0)
+        with pytest.raises(AccessError):
+            write(at + 16, -1)
+        assert forgotten == [(start + 16, size)] * 4
+        forgotten.clear()
+
+
+def test_slices_are_the_memory_itself(bus: Bus) -> None:
+    for _ in range(2):
+        view = bus[AT + 1 : AT + 9]
+        bus.write_u8(AT + 4, 7)
+        assert (view.tolist(), view.readonly) == ([0, 0, 0, 7, 0, 0, 0, 0], True)
+        assert bus[AT + 4].tolist() == [7]
+        assert bus[AT : AT + PAGE : 1].nbytes == PAGE
+    for start, stop, step in (
+        (AT, AT + PAGE + 1, None), (AT + 8, AT, None), (AT, AT + 8, 2), (None, AT, None),
+        (AT, None, None), (AT - 1, AT + 1, None), (AT + 4 * PAGE, AT + 4 * PAGE, None),
+    ):  # fmt: skip
+        bus.read(AT, 1)
+        with pytest.raises(MemoryFault):
+            bus[start:stop:step]
+    bus[AT + 2 : AT + 4] = b"ab"
+    assert bytes(bus[AT : AT + 8]) == b"\0\0ab\7\0\0\0"
+    with pytest.raises(MemoryFault):
+        bus[AT : AT + 1] = b"ab"
+    bus.unmap(AT, PAGE)
+    with pytest.raises(MemoryFault):
+        bus[AT : AT + 1]
 
 
 def test_what_was_used_last_is_not_remembered_for_too_long(bus: Bus) -> None:

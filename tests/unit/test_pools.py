@@ -149,6 +149,43 @@ def test_buffers_begin_on_a_page(size: int) -> None:
         buffer[:] = b"\x5a" * size
 
 
+def test_buffers_are_neighbours() -> None:
+    import ctypes
+
+    pool = AsyncBufferPool(capacity=5, size=PAGESIZE + 1)
+    held = [pool.acquire() for _ in range(5)]
+    places = [ctypes.addressof(ctypes.c_char.from_buffer(buffer)) for buffer in held]
+    assert [at - places[0] for at in places] == [2 * PAGESIZE * n for n in range(5)]
+    for n, buffer in enumerate(held):
+        buffer[:] = bytes([n]) * len(buffer)
+    assert [buffer[-1] for buffer in held] == [0, 1, 2, 3, 4]
+    held.pop()[:4] = b"last"
+    with pytest.raises(hartwood.PoolExhausted):
+        pool.acquire()
+    del pool  # a buffer that is still held stays what it is
+    assert bytes(held[1][:2]) == b"\1\1"
+
+
+def test_the_limit_holds_while_a_factory_is_at_work() -> None:
+    """Somebody else makes the last item, and an item is on its way back."""
+    inner: list[object] = []
+
+    def factory() -> object:
+        if not inner:
+            inner.append(None)
+            inner.append(pool.acquire())  # from within: the second of two
+            with pytest.raises(hartwood.PoolExhausted):
+                pool.acquire()
+        return object()
+
+    pool = StackPool(capacity=2, factory=factory)
+    item = pool.acquire()
+    assert pool.in_use == 2
+    pool.release(item)
+    pool.release(inner[1])
+    assert {id(pool.acquire()), id(pool.acquire())} == {id(item), id(inner[1])}
+
+
 def test_the_door_is_complete() -> None:
     for name in mem.__all__:
         assert getattr(mem, name).__name__ == name

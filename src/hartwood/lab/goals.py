@@ -5,7 +5,6 @@ Figures come from stored results alone; a goal that none of them has is "not mea
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +17,10 @@ from typing import Any
 from hartwood.lab.budget import toml_entries
 from hartwood.lab.evidence import Figures, figures_from
 from hartwood.lab.judgement import judgement_from
-from hartwood.lab.results import Run, _want, decode, read_json, run_from
+from hartwood.lab.results import Benchmark, Run, _want, decode, read_json, run_from
 
 #: Where benchmarks that measure another program are: `peer/<what>/<program>`.
-PEER = "peer/"
+PEER, OURS = "peer/", "hartwood"
 STATES = ("aim", "must", "short", "not measured")
 
 
@@ -157,8 +156,22 @@ def _of_selftest(found: Figures) -> Iterator[tuple[str, float]]:
         yield "component named", found.named.share * 100
 
 
+def _peers(run: Run) -> Iterator[tuple[str, dict[str, Benchmark]]]:
+    """The benchmarks of a run that are the same work under several programs, by program."""
+    having = [e for e in run.benchmarks if e.name.startswith(PEER) and e.status == "ok"]
+    for name, group in groupby(having, key=lambda each: each.name.rpartition("/")[0]):
+        yield name.removeprefix(PEER), {each.name.rpartition("/")[2]: each for each in group}
+
+
 def _of_run(run: Run) -> Iterator[tuple[str, float]]:
-    """Outliers of a whole run, in per cent of all samples."""
+    """How often we are as fast as peers, which took turns with us; outliers of a whole run, in per
+    cent of all samples."""
+    for what, arms in _peers(run):
+        ours = arms.pop(OURS, None)
+        for peer, theirs in arms.items():
+            if ours is not None and len(ours.times) == len(theirs.times):
+                ratios = (b / a for a, b in zip(ours.times, theirs.times, strict=True))
+                yield f"{what} against {peer}", median(ratios)
     samples = sum(len(each.wall) for each in run.benchmarks)
     if run.settings.get("select") or not samples:
         return
@@ -175,12 +188,11 @@ def stored(paths: Iterable[Path]) -> list[Stored]:
 
 def peers_of_run(run: Run) -> list[Peers]:
     """The benchmarks of a run that are the same work under several programs."""
-    having = [e for e in run.benchmarks if e.name.startswith(PEER) and e.status == "ok"]
-    found = []
-    for name, group in groupby(having, key=lambda each: each.name.rpartition("/")[0]):
-        seconds = {each.name.rpartition("/")[2]: median(each.times) for each in group}
-        found.append(Peers(name.removeprefix(PEER), f"bench run, {run.created[:10]}", seconds))
-    return found
+    source = f"bench run, {run.created[:10]}"
+    return [
+        Peers(what, source, {arm: median(each.times) for arm, each in arms.items()})
+        for what, arms in _peers(run)
+    ]
 
 
 def peers_of_engine(engine: Engine) -> list[Peers]:
@@ -200,7 +212,7 @@ def checklist(goals: Sequence[Goal], results: Sequence[Stored]) -> str:
         "Written by `hartwood bench report --checklist` from stored results",
         "(`bench/evidence/*.json`) and the goals of `bench/goals.toml`; not to be edited.",
         "*Before* is the oldest stored figure, *after* the newest; what no stored result has is",
-        "*not measured*.", "",
+        "*not measured*. What is against a peer is a ratio of measurements that took turns.", "",
         "## Summary", "", *_summary(goals, results), "", "## Goals", "",
         "| | Goal | Before | After | Must | Aim | Reached |", "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
@@ -255,8 +267,3 @@ def _short_by(goal: Goal, value: float) -> str:
 def summary(goals: Sequence[Goal], results: Sequence[Stored]) -> str:
     """One page: the summary alone, for those who were not there."""
     return "\n".join(["# Performance in short", "", *_summary(goals, results)]) + "\n"
-
-
-def dump(results: Sequence[Stored]) -> str:
-    """The stored figures as JSON, for programs."""
-    return json.dumps([{"created": e.created, "figures": e.figures} for e in results], indent=1)

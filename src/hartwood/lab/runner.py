@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby, product
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -233,12 +234,15 @@ def _timing(worker: Worker, entry: Entry, series: Series) -> Sample:
     return sample
 
 
-def _measure(sides: Sequence[_Side], name: str, number: int, mode: Mode, seed: int) -> None:
-    """One benchmark in one process of each side that has it, sample by sample in turn."""
-    going: dict[_Side, tuple[Worker, Entry, Series]] = {}
+def _measure(
+    sides: Sequence[_Side], names: Sequence[str], number: int, mode: Mode, seed: int
+) -> None:
+    """One benchmark, or several that are compared with each other, in one process of each side that
+    has it, sample by sample in turn."""
+    going: dict[tuple[_Side, str], tuple[Worker, Entry, Series]] = {}
     cpus = sorted(os.sched_getaffinity(0))
     cpu = random.choice(cpus)
-    for side in sides:
+    for side, name in product(sides, names):
         entry = side.entries.get(name)
         if entry is None or name in side.lost:
             continue
@@ -248,11 +252,12 @@ def _measure(sides: Sequence[_Side], name: str, number: int, mode: Mode, seed: i
             side.attempt(entry, worker.pin, cpus if entry.clock == "wall" else [cpu])
         series = side.attempt(entry, warm_up, worker, entry, mode, seed) if worker else None
         if worker and series:
-            going[side] = worker, entry, series
+            going[side, name] = worker, entry, series
     # As many calls in each: what it costs to find the caches cold is then the same share of them.
-    loops = max((series.loops for _, _, series in going.values()), default=1)
-    for _, _, series in going.values():
-        series.loops = loops
+    for _, entry, series in going.values():
+        same = (other for _, one, other in going.values() if one.name == entry.name)
+        series.loops = max(other.loops for other in same)
+    loops = min((series.loops for _, _, series in going.values()), default=1)
     # Where one call is longer than a part should be, a sample has as many as it has room for.
     longest = max((series.call for _, _, series in going.values()), default=1.0)
     room = int(mode.measurement / mode.samples / max(longest, 1e-9))
@@ -262,19 +267,19 @@ def _measure(sides: Sequence[_Side], name: str, number: int, mode: Mode, seed: i
     for taken in range(share):
         if taken >= FEWEST and time.monotonic() >= give_up:
             break
-        parts: dict[_Side, list[Sample]] = {side: [] for side in going}
+        parts: dict[tuple[_Side, str], list[Sample]] = {key: [] for key in going}
         for _ in range(turns):
             # In random order: whoever comes first has the other's leavings in the caches.
-            for side in random.sample(list(going), len(going)):
-                worker, entry, series = going[side]
+            for side, name in random.sample(list(going), len(going)):
+                worker, entry, series = going[side, name]
                 sample = side.attempt(entry, _timing, worker, entry, series)
                 if sample is None:
-                    del going[side]
+                    del going[side, name]
                 else:
-                    parts[side].append(sample)
-        for side, (_, _, series) in going.items():
-            series.samples.append(middle(parts[side]))
-    for side, (worker, entry, series) in going.items():
+                    parts[side, name].append(sample)
+        for key, (_, _, series) in going.items():
+            series.samples.append(middle(parts[key]))
+    for (side, name), (worker, entry, series) in going.items():
         side.attempt(entry, finish, worker, entry, series)
         side.series.setdefault(name, []).append(series)
 
@@ -302,11 +307,14 @@ def run(
         everything = {name: entry for side in sides for name, entry in side.entries.items()}
         broken = {name: why for side in sides for name, why in side.broken.items()}
         entries = chosen(list(everything.values()), selectors, peers, broken)
-        steps = mode.processes * len(entries)
+        steps, done = mode.processes * len(entries), 0
         for number in range(mode.processes):
-            for index, entry in enumerate(entries):
-                progress(number * len(entries) + index, steps, entry.name, mode.name)
-                _measure(sides, entry.name, number, mode, seed)
+            # Programs that do the same are measured by turns as well.
+            for _, some in groupby(entries, key=lambda e: e.group if e.peer else e.name):
+                names = [entry.name for entry in some]
+                progress(done, steps, names[0], mode.name)
+                _measure(sides, names, number, mode, seed)
+                done += len(names)
         progress(steps, steps, "", mode.name)
     finally:
         for side in sides:

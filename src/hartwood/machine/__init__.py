@@ -1,7 +1,7 @@
 """Things in time: harts, the run loop, what stops them.
 
 `Machine`, `Hart` and `Stop` are those of user mode, `Processor` on a `new_bus` those of whole
-machines.
+machines, `PageTables` what a bare one may start with.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from hartwood.machine.hart import Hart as Hart
     from hartwood.machine.hart import Machine as Machine
     from hartwood.machine.hart import Stop as Stop
+    from hartwood.machine.paging import PageTables as PageTables
 
-__all__ = ["Hart", "Machine", "Processor", "Stop", "new_bus"]
+__all__ = ["Hart", "Machine", "PageTables", "Processor", "Stop", "new_bus"]
 
 
 def __getattr__(name: str) -> object:
@@ -26,4 +27,8 @@ def __getattr__(name: str) -> object:
         from hartwood.machine import bare
 
         return getattr(bare, name)
+    if name == "PageTables":
+        from hartwood.machine.paging import PageTables
+
+        return PageTables
     raise AttributeError(name)

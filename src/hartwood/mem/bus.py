@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from errno import EEXIST, EINVAL
 from typing import Protocol
@@ -76,6 +76,16 @@ class Bus(Physical):
         next. Raises `MappingError`."""
         self.ram.unmap(at, size)
 
+    def give_back(self, at: int, size: int) -> None:
+        """Make whole pages zero and let the host have their room, as a balloon does; also while the
+        guest runs. Raises `MappingError`."""
+        self.ram.give_back(at, size)
+
+    def place(self, at: int, size: int, nodes: Iterable[int] = (), now: bool = False) -> None:
+        """Say from which NUMA nodes the host's memory for whole pages comes, and have it come
+        `now`; see `Ram.place`. Raises `MappingError`."""
+        self.ram.place(at, size, nodes, now)
+
     def check(self, regions: Sequence[Region]) -> None:
         """Raises `MappingError` where these regions cannot be what is mapped."""
         for each in regions:
@@ -132,9 +142,16 @@ class Bus(Physical):
 
     def __getitem__(self, where: slice) -> memoryview:
         """Memory between two addresses, without a copy and read-only."""
+        start, end, delta = self.ram.near
+        try:
+            first, last = where.start, where.stop
+            if start <= first < last <= end and where.step is None:
+                return self.ram.frozen[first + delta : last + delta]
+        except (TypeError, AttributeError):
+            pass
         at, size = self._span(where)
-        start = self.ram.find(at, size)
-        return self.ram.memory[start : start + size].toreadonly()
+        place = self.ram.find(at, size)
+        return self.ram.frozen[place : place + size]
 
     def __setitem__(self, where: slice, data: bytes | bytearray | memoryview) -> None:
         """Write memory; the length has to be that of the slice."""

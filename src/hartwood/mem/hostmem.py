@@ -7,11 +7,13 @@ a check followed by an access is then not interleaved with another Python thread
 from __future__ import annotations
 
 import ctypes
-from os import getpid
+from collections.abc import Iterable
+from errno import EINVAL
+from os import getpid, uname
 
 from hartwood.errors import MappingError
 
-PAGE = 4096
+PAGE, PAGE_BITS = 4096, 12
 
 PROT_NONE, PROT_READ, PROT_WRITE, PROT_EXEC = 0, 1, 2, 4
 MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE = 0x01, 0x02, 0x03
@@ -172,6 +174,16 @@ def view(host: int, size: int) -> memoryview:
     return memoryview((ctypes.c_ubyte * size).from_address(host)).cast("B")
 
 
+#: More than any guest address.
+_Reach = ctypes.c_ubyte * (1 << 57)
+
+
+def view_at(host: int, at: int, size: int) -> memoryview:
+    """Host memory as a `memoryview` whose index is a guest address: it is what is at `at`. An
+    index below `at` is somebody else's memory; the caller vouches that there is none."""
+    return memoryview(_Reach.from_address(host - at)).cast("B")[: at + size]
+
+
 class Buffer:
     """Host memory of ours at a fixed address, for structures that the host kernel reads."""
 
@@ -192,3 +204,20 @@ def syscall(number: int, *arguments: int) -> int:
     """One raw host system call without the GIL; the result or a negative errno."""
     result: int = _syscall(number, *arguments, *(0,) * (6 - len(arguments)))
     return -_errno() if result == -1 else result
+
+
+#: mbind(2): its number on x86-64 and in the table of all later architectures; policies.
+_MBIND = {"x86_64": 237}.get(uname().machine, 235)
+_BIND, _INTERLEAVE, _MOST_NODES = 2, 3, 1024
+
+
+def place(at: int, size: int, nodes: Iterable[int]) -> None:
+    """Have host memory come from one NUMA node, or from several by turns; raises `MappingError`."""
+    mask, wanted = Buffer(_MOST_NODES // 8), sorted(set(nodes))
+    if not wanted or not 0 <= wanted[0] <= wanted[-1] < _MOST_NODES:
+        raise MappingError(EINVAL, f"NUMA nodes {wanted}", at, size)
+    for node in wanted:
+        mask.view[node // 8] |= 1 << node % 8
+    policy = _BIND if len(wanted) == 1 else _INTERLEAVE
+    if failed := syscall(_MBIND, at, size, policy, mask.address, _MOST_NODES + 1):
+        raise MappingError(-failed, f"NUMA nodes {wanted}", at, size)

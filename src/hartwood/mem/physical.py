@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from hartwood.errors import AccessError
 from hartwood.mem import hostmem
-from hartwood.mem.hostmem import PAGE
+from hartwood.mem.hostmem import PAGE_BITS
 from hartwood.mem.ram import Ram
 
 TYPE_CHECKING = False
@@ -45,28 +45,40 @@ class Physical:
     def _number(self, size: int) -> tuple[Callable[[int], int], Callable[[int, int], None]]:
         """`read(at)` and `write(at, value)` for unsigned numbers of so many bytes. They are
         functions that know all they need: a method would take twice the time."""
-        ram, items, flags = self.ram, self.ram.numbers[size], self.ram.flags
+        ram, last = self.ram, self.ram.numbers[size]
         shift, odd, most = size.bit_length() - 1, size - 1, (1 << 8 * size) - 1
 
         def read(at: int) -> int:
             """An unsigned number. Raises `MemoryFault`."""
-            start, end, delta = ram.near
-            if start <= at <= end - size and not at & odd:
-                return items[at + delta >> shift]
-            return int.from_bytes(self.read(at, size), "little")
+            start, views, _ = last[0]
+            if at >= start:
+                try:
+                    return views[at & odd][at >> shift]
+                except IndexError:
+                    pass
+            _, views, _ = ram.numbers_at(at, size)
+            try:
+                return views[at & odd][at >> shift]
+            except IndexError:  # over the end, or not worth it yet
+                return int.from_bytes(self.read(at, size), "little")
 
         def write(at: int, value: int) -> None:
             """Write an unsigned number. Raises `MemoryFault`, `AccessError` for another value."""
-            start, end, delta = ram.near
+            start, views, flags = last[0]
+            if at >= start and not at & odd:  # on one page
+                try:
+                    views[0][at >> shift] = value
+                except (IndexError, ValueError):
+                    pass
+                else:
+                    if flags[at >> PAGE_BITS]:
+                        ram.discard(at, size)
+                    return
             if not 0 <= value <= most:
                 raise AccessError(f"{value:#x} is no unsigned number of {size} bytes")
-            if start <= at <= end - size and not at & odd:
-                place = at + delta
-                items[place >> shift] = value
-                if flags[place // PAGE]:
-                    ram.discard(at, size)
-            else:
-                self.write(at, value.to_bytes(size, "little"))
+            self.write(at, value.to_bytes(size, "little"))
+            if not at & odd:
+                ram.numbers_at(at, size)
 
         return read, write
 
@@ -145,7 +157,7 @@ class Physical:
         if writable:
             return self.ram.view(at, size)
         start = self.ram.find(at, size)
-        return self.ram.memory[start : start + size].toreadonly()
+        return self.ram.frozen[start : start + size]
 
     def numpy(
         self, at: int, count: int, dtype: str = "u1", writable: bool = False

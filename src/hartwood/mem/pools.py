@@ -46,44 +46,47 @@ class StackPool(Generic[T]):
         self._free: list[T] = []
         # Keeping the item keeps its id() from being given to another object.
         self._used: dict[int, T] = {}
-        self._making = 0
+        self._made = 0
         self._lock = Lock()
 
     def acquire(self) -> T:
         """An item nobody else holds. Raises `PoolExhausted` at `capacity`."""
+        try:
+            # Each of these is one step for other threads, so that a lock would only cost time.
+            item = self._free.pop()
+        except IndexError:
+            return self._make()
+        self._used[id(item)] = item
+        return item
+
+    def _make(self) -> T:
         with self._lock:
-            if self._free:
-                item = self._free.pop()
-                self._used[id(item)] = item
-                return item
-            if len(self._used) + self._making >= self.capacity:
+            if self._made >= self.capacity:
                 raise PoolExhausted(
                     f"all {self.capacity} items of a {type(self).__name__} are in use; "
                     "release one or raise capacity="
                 )
-            self._making += 1
+            self._made += 1
         # Outside the lock: a factory may be slow, fail, or use the pool itself.
         try:
             item = self._factory()
+            with self._lock:
+                if id(item) in self._used:
+                    raise PoolMisuse(f"factory= of a {type(self).__name__} returned one item twice")
+                self._used[id(item)] = item
         except BaseException:
             with self._lock:
-                self._making -= 1
+                self._made -= 1
             raise
-        with self._lock:
-            self._making -= 1
-            if id(item) in self._used:
-                raise PoolMisuse(f"factory= of a {type(self).__name__} returned one item twice")
-            self._used[id(item)] = item
         return item
 
     def release(self, item: T) -> None:
         """Give `item` back. Raises `PoolMisuse` when it is not out: released twice, or foreign."""
-        with self._lock:
-            if self._used.pop(id(item), None) is None:
-                raise PoolMisuse(
-                    f"a {type(self).__name__} did not hand out this item, or has it back already"
-                )
-            self._free.append(item)
+        if self._used.pop(id(item), None) is None:
+            raise PoolMisuse(
+                f"a {type(self).__name__} did not hand out this item, or has it back already"
+            )
+        self._free.append(item)
 
     @property
     def in_use(self) -> int:
@@ -133,15 +136,19 @@ class PageTableEntryPool(StackPool[memoryview]):
 class AsyncBufferPool(StackPool[memoryview]):
     """Page-aligned buffers of `size` bytes for the host's I/O, fit for O_DIRECT and io_uring.
 
-    `size` is rounded up to whole pages of the host when mapped; the view is `size` bytes long.
+    Each begins on a page of the host, and its view is `size` bytes long.
     """
 
     def __init__(self, *, capacity: int, size: int = 65536) -> None:
         if size < 1:
             raise ValueError(f"size is {size}; a buffer holds at least 1 byte")
+        whole = -(-size // PAGESIZE) * PAGESIZE
+        super().__init__(capacity=capacity, factory=self._cut)
         self.size = size
-        super().__init__(capacity=capacity, factory=self._map)
+        # One mapping, of which the host gives memory where it is touched: buffers are neighbours.
+        self._all = memoryview(mmap(-1, capacity * whole, flags=MAP_PRIVATE | MAP_ANONYMOUS))
+        self._places = iter(range(0, capacity * whole, whole))
 
-    def _map(self) -> memoryview:
-        whole = -(-self.size // PAGESIZE) * PAGESIZE
-        return memoryview(mmap(-1, whole, flags=MAP_PRIVATE | MAP_ANONYMOUS))[: self.size]
+    def _cut(self) -> memoryview:
+        place = next(self._places)
+        return self._all[place : place + self.size]

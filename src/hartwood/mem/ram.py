@@ -9,8 +9,9 @@ from __future__ import annotations
 import threading
 import time
 from bisect import insort
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import EINVAL, ENOMEM
+from typing import Literal
 
 from hartwood.errors import MappingError, MemoryFault
 from hartwood.mem import hostmem, versions
@@ -19,11 +20,20 @@ from hartwood.mem.regiontable import Region, RegionTable, check_pages
 
 _READ_WRITE = hostmem.PROT_READ | hostmem.PROT_WRITE
 _FLAGS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-_DONTNEED = 4
+_DONTNEED, _POPULATE_WRITE = 4, 23
 #: Bit of a page's flag: code made from it is stitched into units, which go all at once.
 STITCHED = 0x80
 #: Where nothing is: start, end, what an address needs to be an offset.
-_NOWHERE = 0, 0, 0
+_NOWHERE = 1 << 64, 0, 0
+#: Letters that `struct` has for unsigned numbers of so many bytes.
+FORMATS: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
+#: A region as numbers of one size: its first address, a view for each remainder that an address
+#: leaves, and the flags of its pages. An index is an address divided by the size, or by `PAGE`, so
+#: that the end is what Python checks anyway and only what is below the first address is not.
+Numbers = tuple[int, tuple[memoryview, ...], memoryview]
+_NO_NUMBERS: Numbers = 1 << 64, (), memoryview(b"")
+#: Regions and sizes whose numbers are kept.
+_KEPT = 64
 
 
 class Ram:
@@ -54,13 +64,11 @@ class Ram:
         self.at_close: list[Callable[[], None]] = []
         self.flags = hostmem.view(self.flags_at, self.pages)
         self.memory = hostmem.view(self.host, capacity)
-        #: It as numbers of so many bytes.
-        self.numbers = {
-            1: self.memory,
-            2: self.memory.cast("H"),
-            4: self.memory.cast("I"),
-            8: self.memory.cast("Q"),
-        }
+        self.frozen = self.memory.toreadonly()
+        #: The region whose numbers of so many bytes were used last, for `numbers_at`.
+        self.numbers = {size: [_NO_NUMBERS] for size in FORMATS}
+        self._kept: dict[tuple[int, int], Numbers] = {}
+        self._asked: set[tuple[int, int]] = set()
         #: Bytes that were ever mapped; free parts of them, by offset.
         self._used = 0
         self._free: list[tuple[int, int]] = []
@@ -131,13 +139,78 @@ class Ram:
         self._check(at, size, "unmap")
         with self._changing:
             gone = self.table.carve(at, size, "unmap")
-            self.near = _NOWHERE
+            self._leave()
         self._forget_translations()
         with self._changing:
-            self.near = _NOWHERE
+            self._leave()
             for region in gone:
                 for offset, length in self._unused(region.offset, region.size):
                     self._give_up(offset, length)
+
+    def give_back(self, at: int, size: int) -> None:
+        """Make whole pages zero, also while harts run, and forget what was decoded from them; the
+        host has their room until they are written to again, after a snapshot from the next
+        `clear` on. Raises `MappingError` as `protect`."""
+        with self._changing:
+            for offset, length in self._held(at, size, "give_back"):
+                self._zero(offset, length)
+                self.discard_at(offset, length)  # what a hart decodes after this is zeros
+
+    def place(self, at: int, size: int, nodes: Iterable[int] = (), now: bool = False) -> None:
+        """Have the host take what it gives to whole pages, and has not given yet, from its NUMA
+        `nodes`, by turns where there are several; with `now` it gives all of it, so that no hart
+        waits for it. A snapshot ends both. Raises `MappingError` as `protect`, or the host's."""
+        nodes = tuple(nodes)
+        with self._changing:
+            for offset, length in self._held(at, size, "place"):
+                if nodes:
+                    hostmem.place(self.host + offset, length, nodes)
+                if now:
+                    hostmem.madvise(self.host + offset, length, _POPULATE_WRITE)
+
+    def _held(self, at: int, size: int, call: str) -> list[tuple[int, int]]:
+        """Offsets and lengths of what is mapped there; the caller holds `_changing`."""
+        self._check(at, size, call)
+        try:
+            return [(offset, length) for offset, length, _ in self.pieces(at, size, call)]
+        except MemoryFault as fault:
+            raise MappingError(ENOMEM, call, fault.address, fault.size) from None
+
+    def _leave(self) -> None:
+        """Forget what was used last; the caller holds `_changing`."""
+        self.near = _NOWHERE
+        self._asked.clear()
+        self._kept.clear()
+        for last in self.numbers.values():
+            last[0] = _NO_NUMBERS
+
+    def numbers_at(self, at: int, size: int) -> Numbers:
+        """Numbers of the region at `at`, which are `numbers[size]` from now on; none of no region,
+        or where nobody asked for them of late: to make them takes as long as some reads."""
+        with self._changing:
+            region = self.table.find(at)
+            if region is None:
+                return _NO_NUMBERS
+            key = size, region.at
+            found = self._kept.get(key)
+            if found is None:
+                if len(self._asked) >= _KEPT:
+                    self._asked.clear()
+                    self._kept.clear()
+                if key not in self._asked:
+                    self._asked.add(key)
+                    return _NO_NUMBERS
+                found = self._kept[key] = self._numbers(region, size)
+            self.numbers[size][0] = found
+            return found
+
+    def _numbers(self, region: Region, size: int) -> Numbers:
+        whole = hostmem.view_at(self.host + region.offset, region.at, region.size)
+        flags = hostmem.view_at(
+            self.flags_at + region.offset // PAGE, region.at // PAGE, region.size // PAGE
+        )
+        views = [whole[n : region.end - (-n % size)].cast(FORMATS[size]) for n in range(size)]
+        return region.at, tuple(views), flags
 
     def _forget_translations(self) -> None:
         """Wait until no hart uses the map as it was. One that runs this itself is asked again and
@@ -189,7 +262,7 @@ class Ram:
         self.check(regions)
         with self._changing:
             self.table.replace(regions)
-            self.near = _NOWHERE
+            self._leave()
             self._used = max((each.offset + each.size for each in regions), default=0)
             self._aliased = True
             self._free = list(self._unused(0, self._used))
@@ -360,4 +433,5 @@ class Ram:
             self._map_from(None)
             hostmem.munmap(self.flags_at, self.pages)
             self.records = 0
-            self.near = _NOWHERE
+            with self._changing:
+                self._leave()

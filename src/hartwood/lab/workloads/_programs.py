@@ -10,10 +10,12 @@ import struct
 import subprocess
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from hartwood.isa.riscv import RISCV
-from hartwood.lab import LabError
+from hartwood.lab import LabError, Skip
 
 _BASE = 0x10000
 _HEADERS = 64 + 56
@@ -64,3 +66,12 @@ def run(words: list[str], **environment: str) -> int:
     if done.stderr:
         raise LabError(f"{words[0]}: {done.stderr.strip().splitlines()[-1]}")
     return done.returncode
+
+
+def unicorn() -> ModuleType:
+    """The package of that name, its constants for RISC-V loaded. Raises `Skip`."""
+    try:
+        import_module("unicorn.riscv_const")
+        return import_module("unicorn")
+    except ImportError:
+        raise Skip("unicorn is not installed: pip install unicorn") from None

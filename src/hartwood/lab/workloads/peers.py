@@ -62,11 +62,8 @@ def peer(rng: random.Random, kind: str, arm: str) -> tuple[Callable[[], int], in
 
 
 def _unicorn(text: str) -> Callable[[], int]:
-    try:
-        import unicorn
-        from unicorn import riscv_const
-    except ImportError:
-        raise Skip("unicorn is not installed: pip install unicorn") from None
+    unicorn = _programs.unicorn()
+    constants = unicorn.riscv_const
     code = RISCV.assemble(text, _CODE)
     end = _CODE + len(code) - 4
     emulator = unicorn.Uc(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV64)
@@ -74,12 +71,12 @@ def _unicorn(text: str) -> Callable[[], int]:
     emulator.mem_map(_STACK, _PAGE)
     emulator.mem_write(_CODE, code)
     # mstatus.FS: without it floating point is illegal (Priv. 3.1.6.6).
-    emulator.reg_write(riscv_const.UC_RISCV_REG_MSTATUS, 0x6000)
+    emulator.reg_write(constants.UC_RISCV_REG_MSTATUS, 0x6000)
 
     def call() -> int:
-        emulator.reg_write(riscv_const.UC_RISCV_REG_SP, _STACK + _PAGE)
+        emulator.reg_write(constants.UC_RISCV_REG_SP, _STACK + _PAGE)
         emulator.emu_start(_CODE, end)
-        answer: int = emulator.reg_read(riscv_const.UC_RISCV_REG_A0)
+        answer: int = emulator.reg_read(constants.UC_RISCV_REG_A0)
         return answer
 
     return call
