@@ -1,7 +1,7 @@
 """The command line's front door: `hartwood ...` and `python -m hartwood ...`.
 
-`run` starts guests, often small ones, so it goes straight to a module that imports next to nothing;
-every other command goes through typer.
+`run` starts guests, often small ones, so it goes straight to a module that imports next to nothing,
+and `boot` reads plain words without typer; every other command goes through that.
 """
 
 from __future__ import annotations
@@ -20,6 +20,11 @@ def main() -> int:
         from hartwood.jit import syscode
 
         syscode.prepare()  # or all the reading below would come before the compiling
+        from hartwood.tools import bootwords
+
+        status = bootwords.main(arguments[1:])
+        if status is not None:
+            return status
     from hartwood.tools import cli
 
     return cli.main(arguments)

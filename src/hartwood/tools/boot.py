@@ -12,9 +12,9 @@ import termios
 import threading
 import time
 import tty
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hartwood.board import BoardError, RiscvVirt
@@ -193,7 +193,7 @@ def _signals_to(pipe: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Options:
-    """What `hartwood boot` was asked for; `docs/machine.md` has the manual."""
+    """What `hartwood boot` was asked for, by the names of its options (docs/machine.md)."""
 
     kernel: Path | None = None
     initrd: Path | None = None
@@ -201,22 +201,34 @@ class Options:
     memory: str = "512M"
     harts: int = 1
     bios: str = "builtin"
-    attached: Attached = field(default_factory=Attached)
+    disk: Sequence[str] | None = None
+    net: str = "none"
+    forward: Sequence[str] | None = None
+    share: Sequence[str] | None = None
     engine: str = "auto"
     until: str | None = None
     timeout: float | None = None
     stats: Path | None = None
-    save: Path | None = None
-    restore: Path | None = None
+    save_snapshot: Path | None = None
+    load_snapshot: Path | None = None
     deterministic: bool = False
+
+    @property
+    def attached(self) -> Attached:
+        """What goes into the board's slots."""
+        return Attached(
+            tuple(self.disk or ()), self.net, tuple(self.forward or ()), tuple(self.share or ()),
+            apart=self.save_snapshot is not None or self.load_snapshot is not None,
+            workers=0 if self.deterministic else 4,
+        )  # fmt: skip
 
     def board(self, cleanup: ExitStack) -> RiscvVirt:
         """The board that this describes, which ends with `cleanup`."""
-        if self.deterministic and self.attached.net == "user":
+        if self.deterministic and self.net == "user":
             raise BoardError(
                 "--deterministic --net user: packets come when the host has them; leave one out"
             )
-        snapshot = None if self.restore is None else Snapshot.load(self.restore)
+        snapshot = None if self.load_snapshot is None else Snapshot.load(self.load_snapshot)
         memory, harts = size(self.memory), self.harts
         if snapshot is not None:  # which has the memory and the harts that it has
             harts, memory = len(snapshot.harts), max((at[1] for at in snapshot.regions), default=0)
@@ -246,14 +258,18 @@ def boot(options: Options) -> int:
         os.open(os.devnull, os.O_RDWR)
     with ExitStack() as cleanup:
         board = options.board(cleanup)
-        console = Console(board, options.save)
+        console = Console(board, options.save_snapshot)
         wanted = board.uart.saw(os.fsencode(until)) if until else lambda: False
         panicked = board.uart.saw(_PANIC)
         with console.attached():
             ending = board.run(until=lambda: panicked() or wanted(), seconds=timeout)
         console.saved()
-        if options.save is not None and ending.reason in ("until", "seconds") and not panicked():
-            board.snapshot().save(options.save)
+        if (
+            options.save_snapshot is not None
+            and ending.reason in ("until", "seconds")
+            and not panicked()
+        ):
+            board.snapshot().save(options.save_snapshot)
         if options.stats is not None:
             _write_stats(options.stats, resources(board.stats(), begin))
         if console.signal:

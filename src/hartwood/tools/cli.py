@@ -119,20 +119,16 @@ def boot(
     D=$(dirname $(hartwood guests fetch debian-riscv64 | head -1));
     hartwood boot --kernel $D/Image --initrd $D/initrd
     """
-    from hartwood.tools.attach import Attached
-    from hartwood.tools.boot import Options
-    from hartwood.tools.boot import boot as run_machine
+    from hartwood.tools import boot as machine
 
-    attached = Attached(
-        tuple(disk or ()), net, tuple(forward or ()), tuple(share or ()),
-        apart=save_snapshot is not None or load_snapshot is not None,
-        workers=0 if deterministic else 4,
+    return machine.boot(
+        machine.Options(
+            kernel=kernel, initrd=initrd, append=append, memory=memory, harts=harts, bios=bios,
+            disk=disk, net=net, forward=forward, share=share, engine=engine, until=until,
+            timeout=timeout, stats=stats, save_snapshot=save_snapshot,
+            load_snapshot=load_snapshot, deterministic=deterministic,
+        )
     )  # fmt: skip
-    options = Options(
-        kernel, initrd, append, memory, harts, bios, attached, engine, until, timeout, stats,
-        save_snapshot, load_snapshot, deterministic,
-    )  # fmt: skip
-    return run_machine(options)
 
 
 @guests_app.command("list")
