@@ -16,10 +16,7 @@ def main() -> int:
         from hartwood.tools import run
 
         return run.main(arguments[1:])
-    if arguments[:1] == ["boot"] and len(arguments) > 1:
-        from hartwood.jit import syscode
-
-        syscode.prepare()  # or all the reading below would come before the compiling
+    if arguments[:1] == ["boot"]:
         from hartwood.tools import bootwords
 
         status = bootwords.main(arguments[1:])

@@ -58,6 +58,9 @@ def main(words: list[str]) -> int | None:
     arguments = parse(words)
     if not arguments:
         return None
+    from hartwood.jit import syscode
+
+    syscode.prepare()  # or all the loading below would come before the compiling
     from hartwood.tools import boot
 
     try:
