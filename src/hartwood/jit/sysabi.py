@@ -85,6 +85,7 @@ FIELDS: abi.Fields = (
     ("tlb_misses", 8, 1),
     ("tlb_flushes", 8, 1),
     *((name, 8, 1) for name in REGISTERS),
+    ("used", 4, CONTEXTS * 3),  # by TLB: whether it has entries
     ("area", 8, 1),  # host address of stitched code, if there is any
     ("sampled", 8, 1),  # records where budgets were used up, so far; the last of them
     ("samples", 8, SAMPLES),

@@ -258,14 +258,29 @@ forget:
   store i64 0, ptr %w.p
   %w1 = add i64 %w, 1
   %forgotten = icmp eq i64 %w1, {LARGE}
-  br i1 %forgotten, label %loop, label %forget
+  br i1 %forgotten, label %each, label %forget
+each:
+  %t = phi i64 [0, %forget], [%t1, %skip]
+  %u = getelementptr i32, ptr $used, i64 %t
+  %filled = load i32, ptr %u
+  %full = icmp ne i32 %filled, 0
+  br i1 %full, label %empty, label %skip
+empty:
+  store i32 0, ptr %u
+  %from = mul i64 %t, {TLB_ENTRIES * 16}
+  %past.t = add i64 %from, {TLB_ENTRIES * 16}
+  br label %loop
 loop:
-  %i = phi i64 [0, %forget], [%j, %loop]
+  %i = phi i64 [%from, %empty], [%j, %loop]
   %e = getelementptr i8, ptr %tlbs, i64 %i
   store i64 -1, ptr %e
   %j = add i64 %i, 16
-  %done = icmp eq i64 %j, {CONTEXTS * CONTEXT}
-  br i1 %done, label %end, label %loop
+  %done = icmp eq i64 %j, %past.t
+  br i1 %done, label %skip, label %loop
+skip:
+  %t1 = add i64 %t, 1
+  %last.t = icmp eq i64 %t1, {3 * CONTEXTS}
+  br i1 %last.t, label %end, label %each
 one:
   %index = lshr i64 %page, 8
   %slot = and i64 %index, {(TLB_ENTRIES - 1) << 4}
@@ -462,6 +477,16 @@ give:
 out:
   ret void
 }}
+define internal void @use(ptr %s, ptr %entry) alwaysinline #0 {{
+  %tlbs = getelementptr i8, ptr %s, i64 {TLBS}
+  %a = ptrtoint ptr %entry to i64
+  %b = ptrtoint ptr %tlbs to i64
+  %off = sub i64 %a, %b
+  %tlb = udiv i64 %off, {TLB_ENTRIES * 16}
+  %u = getelementptr i32, ptr $used, i64 %tlb
+  store i32 1, ptr %u
+  ret void
+}}
 define ptr @reach(ptr %s, i64 %va, i64 %access) #0 {{
   %misses = load i64, ptr $tlb_misses
   %misses1 = add i64 %misses, 1
@@ -561,6 +586,7 @@ tlbfill:
   %hostpage = and i64 %h, -4096
   %add = sub i64 %hostpage, %vpage
   %addp = getelementptr i8, ptr %where, i64 8
+  call void @use(ptr %s, ptr %where)
   store volatile i64 -1, ptr %where
   store volatile i64 %add, ptr %addp
   store volatile i64 %vpage, ptr %where
@@ -590,6 +616,7 @@ ready:
   %ftlb = load ptr, ptr $tlb_fetch
   %fslot = add i64 %slot, {2 * TLB_ENTRIES * 16}
   %fwhere = getelementptr i8, ptr %ftlb, i64 %fslot
+  call void @use(ptr %s, ptr %fwhere)
   store i64 %vpage, ptr %fwhere
   %faddp = getelementptr i8, ptr %fwhere, i64 8
   store i64 %radd, ptr %faddp
