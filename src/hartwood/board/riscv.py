@@ -215,6 +215,8 @@ class RiscvBoard(Life):
         for port in fields(device):
             if port.metadata.get("host") and port.name in ports:
                 setattr(device, port.name, ports[port.name])
+        if isinstance(device, Uart16550):
+            device.posted = self.bus.post(each.at, device.flush)
 
     def _set_clock(self, now: int) -> None:
         jump = now - self.states.here.clock

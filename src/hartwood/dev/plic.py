@@ -47,8 +47,9 @@ class Plic(Device):
             if bool(self.levels & bit) == level:
                 return
             self.levels = self.levels | bit if level else self.levels & ~bit
-            self._latch()
-            self.settle()
+            if level and not self.served & bit:  # or nothing that a hart sees has changed
+                self._latch()
+                self.settle()
 
     def _latch(self) -> None:
         """The gateway of a level passes one request on until it is completed; a request stays

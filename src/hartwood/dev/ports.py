@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from hartwood.dev.device import Line, Sink
 from hartwood.errors import MemoryFault
 
-__all__ = ["Disk", "DiskQueue", "Kind", "Line", "Net", "NoRam", "Ram", "Request", "Sink"]
+__all__ = ["Disk", "DiskQueue", "Kind", "Line", "Net", "NoRam", "Posted", "Ram", "Request", "Sink"]
 
 #: What can be asked of a disk.
 Kind = Literal["read", "write", "flush", "discard", "zero"]
@@ -32,6 +32,28 @@ class Ram(Protocol):
 
     def discard(self, at: int, size: int) -> None:
         """Forget code that was translated from these bytes."""
+        ...
+
+
+class Posted(Protocol):
+    """The first registers of a device, each a byte, that a hart accesses without calling it: loads
+    that change nothing, and stores that only follow one another."""
+
+    def show(self, register: int, value: int | None) -> None:
+        """Loads of a register give `value` from now on; None: the device is asked."""
+        ...
+
+    def accept(self, register: int | None) -> None:
+        """Stores to this register wait from now on; None: no stores do."""
+        ...
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to take."""
+        ...
+
+    def take(self) -> bytes:
+        """What was stored and waits, in order."""
         ...
 
 

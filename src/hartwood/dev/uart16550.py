@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hartwood.dev.device import Device, Property, Sink, host, reg, state, waiting
+from hartwood.dev.ports import Posted
 
 _READY, _IDLE = 0x01, 0x60
 _RX, _TX = 0x01, 0x02  # interrupt enable bits
 _DLAB, _LOOP = 0x80, 0x10
 #: Bytes of input that wait at most; what comes beyond is lost, as on a wire.
 _ROOM = 1 << 16
+#: Bytes of output that wait at most until the hart that sent them comes out of native code.
+_BATCH = 4096
 
 
 class Watcher:
@@ -39,6 +43,10 @@ class Uart16550(Device):
     #: The divisor's input (table III): Linux wants to know, though bytes take no time here.
     properties: ClassVar[Mapping[str, Property]] = {"clock-frequency": 3_686_400}
     tx: Sink = host()
+    #: What harts do without calling. Where there is none bytes leave one by one.
+    posted: Posted | None = field(
+        default=None, metadata={"host": True}, repr=False, compare=False, kw_only=True
+    )
     ier: int = state(most=0x0F)
     lcr: int = state(most=0xFF)
     mcr: int = state(most=0x1F)
@@ -57,6 +65,10 @@ class Uart16550(Device):
     _leaving: bytearray = field(
         default_factory=bytearray, metadata={"host": True}, repr=False, compare=False
     )
+    #: Held by whoever passes bytes on, so that they stay in order; taken before `lock`.
+    _sending: threading.RLock = field(
+        default_factory=threading.RLock, metadata={"host": True}, repr=False, compare=False
+    )
 
     def feed(self, data: bytes) -> None:
         """Bytes arrive; from any thread."""
@@ -74,30 +86,50 @@ class Uart16550(Device):
         return data
 
     def send(self, data: bytes) -> None:
-        """Bytes leave. `tx` may take its time: nobody waits for the registers meanwhile."""
-        with self.lock:
-            for watcher in self.watchers:
-                watcher.take(data)
-        self.tx(data)
+        """Bytes leave, after those that wait. `tx` may take its time: nobody waits for the
+        registers meanwhile."""
+        with self._sending:
+            with self.lock:
+                self._gather()
+                data, self._leaving[:] = bytes(self._leaving) + data, b""
+                for watcher in self.watchers:
+                    watcher.take(data)
+            if data:
+                self.tx(data)
+
+    def flush(self) -> None:
+        """What waits leaves."""
+        if self._leaving or (self.posted is not None and self.posted.waiting):
+            self.send(b"")
+
+    def _gather(self) -> None:
+        if self.posted is not None:
+            self._leaving += self.posted.take()
 
     def write(self, offset: int, width: int, value: int) -> None:
         """See `Device.write`."""
-        with self.lock:
-            super().write(offset, width, value)
-            data, self._leaving[:] = bytes(self._leaving), b""
-        if data:
-            self.send(data)
+        super().write(offset, width, value)
+        if self.posted is None or len(self._leaving) >= _BATCH:
+            self.flush()
 
     def saw(self, text: bytes) -> Callable[[], bool]:
         """A condition for `run(until=...)`: `text` was sent, from now on."""
         watcher = Watcher(text)
+        self.flush()
         with self.lock:
             self.watchers.append(watcher)
         return lambda: watcher.found
 
     def settle(self) -> None:
-        """See `Device.settle`."""
-        self.irq(self._cause() != 1)
+        """See `Device.settle`. Bytes that find the transmitter known to be empty change nothing."""
+        cause = self._cause()
+        if self.posted is not None:
+            sends = self.empty and not self.lcr & _DLAB and not self.mcr & _LOOP
+            self.posted.accept(0 if sends else None)
+            self.posted.show(2, None if cause == 2 else cause | (0xC0 if self.fcr & 1 else 0))
+            self.posted.show(5, self.lsr())
+            self.posted.show(6, self.msr())
+        self.irq(cause != 1)
 
     def _cause(self) -> int:
         """The interrupt identification: 1 where there is none (8.6)."""
@@ -126,9 +158,11 @@ class Uart16550(Device):
             self.rx += bytes([value])[: _ROOM - len(self.rx)]
             self.settle()
         else:
+            self._gather()
             self._leaving.append(value)
-            self.empty = True
-            self.settle()
+            if not self.empty:
+                self.empty = True
+                self.settle()
 
     @reg(1)
     def ier_r(self) -> int:
@@ -171,6 +205,7 @@ class Uart16550(Device):
     def lcr_w(self, value: int) -> None:
         """Line control."""
         self.lcr = value & 0xFF
+        self.settle()
 
     @reg(4)
     def mcr_r(self) -> int:
@@ -181,6 +216,7 @@ class Uart16550(Device):
     def mcr_w(self, value: int) -> None:
         """Modem control."""
         self.mcr = value & 0x1F
+        self.settle()
 
     @reg(5)
     def lsr(self) -> int:

@@ -270,8 +270,11 @@ class Processor:
     def set_pending(self, bit: int, level: bool) -> None:
         """Raise or lower the line of interrupt `bit` (3 software, 7 timer, 9 and 11 external)."""
         with self._lines:
-            lines = self.state.lines
-            self.state.lines = lines | 1 << bit if level else lines & ~(1 << bit)
+            before = self.state.lines
+            lines = before | 1 << bit if level else before & ~(1 << bit)
+            if lines == before:
+                return
+            self.state.lines = lines
         self.state.attention = 1
         self._wake.set()
 
@@ -442,7 +445,9 @@ class Processor:
             if self._asked:
                 self._asked = False
                 return Stop("stopped", self.pc)
-            stop = self._after(self._go(count), deadline)
+            reason = self._go(count)
+            self.bus.flush()
+            stop = self._after(reason, deadline)
             self.executed += self._spent
             return stop
         finally:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from hartwood.errors import MappingError, MemoryFault
 from hartwood.mem.physical import Physical
+from hartwood.mem.posted import Posted
 from hartwood.mem.ram import Ram
 from hartwood.mem.regiontable import Region
 
@@ -53,6 +54,8 @@ class Bus(Physical):
         self._windows: list[_Window] = []
         #: What was attached, by address.
         self.devices: dict[int, Device] = {}
+        #: Those of them whose stores may wait.
+        self.posted: list[Posted] = []
 
     def map(self, at: int, size: int, readonly: bool = False) -> None:
         """Memory at `at`, where a guest's store is an access fault if it is `readonly`; raises
@@ -95,6 +98,19 @@ class Bus(Physical):
         """Map a device's registers at `at`."""
         self.map_io(at, device.size, device.read, device.write)
         self.devices[at] = device
+
+    def post(self, at: int, flush: Callable[[], None]) -> Posted:
+        """Let stores to a device at `at` wait, until `flush` is called. Raises `MappingError` for
+        too many of such."""
+        window = Posted(at, flush)
+        self.ram.table.add_window(window.host)
+        self.posted.append(window)
+        return window
+
+    def flush(self) -> None:
+        """Have done what waits."""
+        for window in self.posted:
+            window.flush()
 
     def _check(self, at: int, size: int) -> None:
         if at < 0 or size <= 0:
