@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hartwood.dev.device import Device, Line, Property, state
@@ -35,6 +35,20 @@ class Plic(Device):
     levels: int = state(most=_ALL)
     pending: int = state(most=_ALL)
     served: int = state(most=_ALL)
+
+    #: Told when an interrupt of a source begins to be served, and around its end.
+    watchers: dict[int, Callable[[], None]] = field(
+        default_factory=dict, metadata={"host": True}, repr=False, compare=False
+    )
+
+    def watch(self, source: int, changes: Callable[[], None]) -> None:
+        """Call `changes` when `serves(source)` becomes another, without the lock; before that
+        becomes False too, since the level of the wire is looked at then."""
+        self.watchers[source] = changes
+
+    def serves(self, source: int) -> bool:
+        """Whether the source's wire is not looked at: its interrupt was claimed and goes on."""
+        return bool(self.served >> source & 1)
 
     def line(self, source: int) -> Line:
         """The wire of a source."""
@@ -89,9 +103,12 @@ class Plic(Device):
             if slot is not None:
                 return self.enable[slot]
             context, which = divmod(offset - _CONTEXT, 0x1000)
-            if 0 <= context < CONTEXTS:
-                return self.threshold[context] if not which else self._claim(context, which)
-        return 0
+            if not 0 <= context < CONTEXTS:
+                return 0
+            result = self.threshold[context] if not which else self._claim(context, which)
+        if which == 4 and result in self.watchers:
+            self.watchers[result]()
+        return result
 
     def _claim(self, context: int, which: int) -> int:
         """Whatever the threshold: it keeps interrupts away, not who asks (chapter 9)."""
@@ -115,6 +132,14 @@ class Plic(Device):
         """A store."""
         if width != 4 or offset & 3:
             return
+        watcher = self.watchers.get(value) if offset & 0xFFF == 4 and offset > _CONTEXT else None
+        if watcher is not None:
+            watcher()
+        self._write(offset, value)
+        if watcher is not None:
+            watcher()
+
+    def _write(self, offset: int, value: int) -> None:
         with self.lock:
             context, which = divmod(offset - _CONTEXT, 0x1000)
             slot = self._enable_slot(offset)

@@ -36,15 +36,26 @@ class Ram(Protocol):
 
 
 class Posted(Protocol):
-    """The first registers of a device, each a byte, that a hart accesses without calling it: loads
-    that change nothing, and stores that only follow one another."""
+    """Registers of a device that a hart accesses without calling it: loads that change nothing, and
+    stores of bytes that only follow one another. Such a store raises a flag, which a load may
+    lower."""
+
+    raised: bool
+
+    def close(self) -> None:
+        """From now on no store waits and the flag stays as it is."""
+        ...
 
     def show(self, register: int, value: int | None) -> None:
         """Loads of a register give `value` from now on; None: the device is asked."""
         ...
 
-    def accept(self, register: int | None) -> None:
-        """Stores to this register wait from now on; None: no stores do."""
+    def lower(self, register: int, low: int, high: int) -> None:
+        """Loads of this register lower the flag from now on: `high` where it was raised."""
+        ...
+
+    def accept(self, register: int) -> None:
+        """Stores to this register wait from now on."""
         ...
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hartwood.dev.device import Device, Property, Sink, host, reg, state, waiting
 from hartwood.dev.ports import Posted
@@ -43,9 +43,15 @@ class Uart16550(Device):
     #: The divisor's input (table III): Linux wants to know, though bytes take no time here.
     properties: ClassVar[Mapping[str, Property]] = {"clock-frequency": 3_686_400}
     tx: Sink = host()
-    #: What harts do without calling. Where there is none bytes leave one by one.
+    #: What harts do without calling, whose flag is then `empty`. Where there is none bytes leave
+    #: one by one.
     posted: Posted | None = field(
         default=None, metadata={"host": True}, repr=False, compare=False, kw_only=True
+    )
+    #: Whether an interrupt of this device is being served: until that is completed nobody looks at
+    #: the wire.
+    served: Callable[[], bool] = field(
+        default=lambda: False, metadata={"host": True}, repr=False, compare=False, kw_only=True
     )
     ier: int = state(most=0x0F)
     lcr: int = state(most=0xFF)
@@ -121,21 +127,69 @@ class Uart16550(Device):
         return lambda: watcher.found
 
     def settle(self) -> None:
-        """See `Device.settle`. Bytes that find the transmitter known to be empty change nothing."""
+        """See `Device.settle`."""
+        if self.posted is not None:
+            self.posted.close()
         cause = self._cause()
         if self.posted is not None:
-            sends = self.empty and not self.lcr & _DLAB and not self.mcr & _LOOP
-            self.posted.accept(0 if sends else None)
-            self.posted.show(2, None if cause == 2 else cause | (0xC0 if self.fcr & 1 else 0))
-            self.posted.show(5, self.lsr())
-            self.posted.show(6, self.msr())
+            self._show(self.posted, cause)
         self.irq(cause != 1)
+
+    def _show(self, posted: Posted, cause: int) -> None:
+        """What harts may do by themselves: whatever changes nothing that somebody looks at."""
+        asks, served = self.ier & _TX and cause != 4, self.served()
+        fifo = 0xC0 if self.fcr & 1 else 0
+        posted.show(2, None if cause == 2 else cause | fifo)
+        posted.show(5, self.lsr())
+        posted.show(6, self.msr())
+        if asks and served:
+            posted.lower(2, 1 | fifo, 2 | fifo)
+        if (served or not asks or cause == 2) and not self.lcr & _DLAB and not self.mcr & _LOOP:
+            posted.accept(0)
+
+    def sync(self) -> None:
+        """`served` may have changed."""
+        with self.lock:
+            self.settle()
+
+    @property
+    def _empty(self) -> bool:
+        return self.empty if self.posted is None else self.posted.raised
+
+    @_empty.setter
+    def _empty(self, value: bool) -> None:
+        self.empty = value
+        if self.posted is not None:
+            self.posted.raised = value
+
+    def save(self) -> dict[str, Any]:
+        """See `Device.save`."""
+        with self.lock:
+            self.empty = self._empty
+            return super().save()
+
+    def load(self, state: dict[str, Any]) -> None:
+        """See `Device.load`."""
+        with self.lock:
+            self.empty = self._empty
+            super().load(state)
+            self._adopt()
+
+    def reset(self) -> None:
+        """See `Device.reset`."""
+        with self.lock:
+            super().reset()
+            self._adopt()
+
+    def _adopt(self) -> None:
+        self._empty = self.empty
+        self.settle()
 
     def _cause(self) -> int:
         """The interrupt identification: 1 where there is none (8.6)."""
         if self.ier & _RX and self.rx:
             return 4
-        return 2 if self.ier & _TX and self.empty else 1
+        return 2 if self.ier & _TX and self._empty else 1
 
     @reg(0)
     def rbr(self) -> int:
@@ -160,8 +214,8 @@ class Uart16550(Device):
         else:
             self._gather()
             self._leaving.append(value)
-            if not self.empty:
-                self.empty = True
+            if not self._empty:
+                self._empty = True
                 self.settle()
 
     @reg(1)
@@ -175,7 +229,8 @@ class Uart16550(Device):
         if self.lcr & _DLAB:
             self.dlm = value & 0xFF
             return
-        self.empty = self.empty or bool(value & _TX and not self.ier & _TX)
+        if value & _TX and not self.ier & _TX:
+            self._empty = True
         self.ier = value & 0x0F
         self.settle()
 
@@ -184,7 +239,7 @@ class Uart16550(Device):
         """Interrupt identification; reading it answers the transmitter's."""
         cause = self._cause()
         if cause == 2:
-            self.empty = False
+            self._empty = False
             self.settle()
         return cause | (0xC0 if self.fcr & 1 else 0)
 

@@ -8,13 +8,13 @@ one wait (`mem.posted`), is not called.
 
 from __future__ import annotations
 
-from hartwood.mem.posted import AT, PUT, REGISTERS, RING, ROOM, SHOWN, STORES, TAKEN
+from hartwood.mem import posted
 from hartwood.mem.regiontable import WINDOWS_AT
 
-#: {i64, i1} @posted(s, write, value): whether a window has served an access of a byte at `physical`, and
-#: what a load gave.
+#: {i64, i1} @posted(s, write, size, value): what a load at `physical` gave, and whether a window has
+#: served it.
 _POSTED = f"""
-define {{i64, i1}} @posted(ptr %s, i1 %write, i64 %value) #0 {{
+define {{i64, i1}} @posted(ptr %s, i1 %write, i64 %size, i64 %value) #0 {{
   %pa = load i64, ptr $physical
   %table = load ptr, ptr $table
   br label %next
@@ -26,50 +26,83 @@ next:
   %none = icmp eq ptr %w, null
   br i1 %none, label %ask, label %window
 window:
-  %at.p = getelementptr i64, ptr %w, i64 {AT}
+  %at.p = getelementptr i64, ptr %w, i64 {posted.AT}
   %at = load i64, ptr %at.p
-  %register = sub i64 %pa, %at
-  %in = icmp ult i64 %register, {REGISTERS}
+  %offset = sub i64 %pa, %at
+  %shift.p = getelementptr i64, ptr %w, i64 {posted.SHIFT}
+  %shift = load i64, ptr %shift.p
+  %register = lshr i64 %offset, %shift
+  %in = icmp ult i64 %register, {posted.REGISTERS}
   br i1 %in, label %found, label %next
 found:
-  br i1 %write, label %store, label %load
+  %width = shl i64 1, %shift
+  %whole = icmp eq i64 %size, %width
+  br i1 %whole, label %which, label %ask
+which:
+  %stores.p = getelementptr i64, ptr %w, i64 {posted.STORES}
+  %lowers.p = getelementptr i64, ptr %w, i64 {posted.LOWERS}
+  %changes.p = select i1 %write, ptr %stores.p, ptr %lowers.p
+  %likely = load volatile i64, ptr %changes.p
+  %change = icmp eq i64 %likely, %register
+  %lock.p = getelementptr i64, ptr %w, i64 {posted.LOCK}
+  br i1 %change, label %try, label %peek
+peek:
+  br i1 %write, label %ask, label %load
 load:
-  %shown = getelementptr i64, ptr %w, i64 {SHOWN}
+  %shown = getelementptr i64, ptr %w, i64 {posted.SHOWN}
   %shown.p = getelementptr i64, ptr %shown, i64 %register
   %got = load volatile i64, ptr %shown.p
   %asks = icmp slt i64 %got, 0
   br i1 %asks, label %ask, label %served
-store:
-  call void @lock(ptr %s)
-  %stores.p = getelementptr i64, ptr %w, i64 {STORES}
-  %stores = load volatile i64, ptr %stores.p
-  %wanted = icmp eq i64 %stores, %register
-  %put.p = getelementptr i64, ptr %w, i64 {PUT}
+try:
+  %held = atomicrmw xchg ptr %lock.p, i64 1 seq_cst
+  %free = icmp eq i64 %held, 0
+  br i1 %free, label %mine, label %try
+mine:
+  %changes = load volatile i64, ptr %changes.p
+  %put.p = getelementptr i64, ptr %w, i64 {posted.PUT}
   %put = load i64, ptr %put.p
-  %taken.p = getelementptr i64, ptr %w, i64 {TAKEN}
+  %taken.p = getelementptr i64, ptr %w, i64 {posted.TAKEN}
   %taken = load volatile i64, ptr %taken.p
   %wait = sub i64 %put, %taken
-  %fits = icmp ult i64 %wait, {ROOM}
-  %may = and i1 %wanted, %fits
-  br i1 %may, label %post, label %refuse
+  %fits = icmp ult i64 %wait, {posted.ROOM}
+  %still = icmp eq i64 %changes, %register
+  %may = and i1 %still, %fits
+  %flag.p = getelementptr i64, ptr %w, i64 {posted.RAISED}
+  br i1 %may, label %do, label %refuse
+refuse:
+  store atomic i64 0, ptr %lock.p release, align 8
+  br label %ask
+do:
+  br i1 %write, label %post, label %lower
 post:
-  %slot = and i64 %put, {ROOM - 1}
-  %ring = getelementptr i8, ptr %w, i64 {RING}
+  %slot = and i64 %put, {posted.ROOM - 1}
+  %ring = getelementptr i8, ptr %w, i64 {posted.RING}
   %byte.p = getelementptr i8, ptr %ring, i64 %slot
   %byte = trunc i64 %value to i8
   store volatile i8 %byte, ptr %byte.p
+  store volatile i64 1, ptr %flag.p
   %put1 = add i64 %put, 1
   store atomic i64 %put1, ptr %put.p release, align 8
-  call void @unlock(ptr %s)
+  br label %done
+lower:
+  %was = load i64, ptr %flag.p
+  store volatile i64 0, ptr %flag.p
+  %raised = icmp ne i64 %was, 0
+  %low.p = getelementptr i64, ptr %w, i64 {posted.LOW}
+  %high.p = getelementptr i64, ptr %w, i64 {posted.HIGH}
+  %gives.p = select i1 %raised, ptr %high.p, ptr %low.p
+  %gives = load volatile i64, ptr %gives.p
+  br label %done
+done:
+  %result = phi i64 [0, %post], [%gives, %lower]
+  store atomic i64 0, ptr %lock.p release, align 8
   br label %served
-refuse:
-  call void @unlock(ptr %s)
-  br label %ask
 ask:
   ret {{i64, i1}} zeroinitializer
 served:
-  %gives = phi i64 [%got, %load], [0, %post]
-  %r0 = insertvalue {{i64, i1}} poison, i64 %gives, 0
+  %given = phi i64 [%got, %load], [%result, %done]
+  %r0 = insertvalue {{i64, i1}} poison, i64 %given, 0
   %r1 = insertvalue {{i64, i1}} %r0, i1 true, 1
   ret {{i64, i1}} %r1
 }}
@@ -86,10 +119,7 @@ define i64 @device(ptr %s, i1 %write, i64 %va, i64 %size, i64 %budget, i64 %valu
   br i1 %odd, label %failed, label %look
 look:
   store i32 0, ptr $io_fault
-  %isbyte = icmp eq i64 %size, 1
-  br i1 %isbyte, label %windows, label %call
-windows:
-  %quick = call {i64, i1} @posted(ptr %s, i1 %write, i64 %value)
+  %quick = call {i64, i1} @posted(ptr %s, i1 %write, i64 %size, i64 %value)
   %quick.v = extractvalue {i64, i1} %quick, 0
   %served = extractvalue {i64, i1} %quick, 1
   br i1 %served, label %windowed, label %call

@@ -446,7 +446,8 @@ class Processor:
                 self._asked = False
                 return Stop("stopped", self.pc)
             reason = self._go(count)
-            self.bus.flush()
+            for flush in self.bus.flushes:
+                flush()
             stop = self._after(reason, deadline)
             self.executed += self._spent
             return stop

@@ -54,8 +54,9 @@ class Bus(Physical):
         self._windows: list[_Window] = []
         #: What was attached, by address.
         self.devices: dict[int, Device] = {}
-        #: Those of them whose stores may wait.
-        self.posted: list[Posted] = []
+        #: Have done what waits of posted stores.
+        self.flushes: list[Callable[[], None]] = []
+        self._posted: list[Posted] = []
 
     def map(self, at: int, size: int, readonly: bool = False) -> None:
         """Memory at `at`, where a guest's store is an access fault if it is `readonly`; raises
@@ -99,18 +100,13 @@ class Bus(Physical):
         self.map_io(at, device.size, device.read, device.write)
         self.devices[at] = device
 
-    def post(self, at: int, flush: Callable[[], None]) -> Posted:
-        """Let stores to a device at `at` wait, until `flush` is called. Raises `MappingError` for
-        too many of such."""
-        window = Posted(at, flush)
+    def post(self, at: int, width: int) -> Posted:
+        """Registers of `width` bytes at `at` that harts reach without a call. Raises
+        `MappingError` for too many."""
+        window = Posted(at, width)
         self.ram.table.add_window(window.host)
-        self.posted.append(window)
+        self._posted.append(window)
         return window
-
-    def flush(self) -> None:
-        """Have done what waits."""
-        for window in self.posted:
-            window.flush()
 
     def _check(self, at: int, size: int) -> None:
         if at < 0 or size <= 0:
