@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hartwood.dev.device import Device, Line, Property, state
+from hartwood.dev.ports import Posted
 
 #: Interrupt sources, of which 0 is none, and contexts: two a hart, M and S.
 SOURCES, CONTEXTS = 96, 16
@@ -41,6 +42,16 @@ class Plic(Device):
         default_factory=dict, metadata={"host": True}, repr=False, compare=False
     )
 
+    #: By context what harts read without calling: the claim, where it gives 0.
+    claims: dict[int, Posted] = field(
+        default_factory=dict, metadata={"host": True}, repr=False, compare=False
+    )
+
+    def post(self, window: Callable[[int, int], Posted]) -> None:
+        """Have registers, by offset and width, that harts read without calling."""
+        self.claims = {each: window(_CONTEXT + 0x1000 * each, 4) for each in self.outputs}
+        self.settle()
+
     def watch(self, source: int, changes: Callable[[], None]) -> None:
         """Call `changes` when `serves(source)` becomes another, without the lock; before that
         becomes False too, since the level of the wire is looked at then."""
@@ -71,12 +82,13 @@ class Plic(Device):
         self.pending |= self.levels & ~self.served
 
     def _enabled(self, context: int) -> int:
-        words = self.enable[context * _WORDS : (context + 1) * _WORDS]
-        return sum(word << 32 * index for index, word in enumerate(words))
+        low, middle, high = self.enable[context * _WORDS : (context + 1) * _WORDS]
+        return low | middle << 32 | high << 64
 
     def _best(self, context: int, above: int) -> int:
         """The source of the highest priority `above` that, of equal ones the lowest number."""
-        ready, best = self.pending & ~self.served & self._enabled(context), 0
+        ready, best = self.pending & ~self.served, 0
+        ready = ready and ready & self._enabled(context)
         while ready:
             source = (ready & -ready).bit_length() - 1
             ready &= ready - 1
@@ -88,7 +100,10 @@ class Plic(Device):
         """See `Device.settle`."""
         with self.lock:
             for context, output in self.outputs.items():
-                output(self._best(context, self.threshold[context]) != 0)
+                best = self._best(context, 0)
+                if context in self.claims:
+                    self.claims[context].show(1, None if best else 0)
+                output(best != 0 and self._best(context, self.threshold[context]) != 0)
 
     def read(self, offset: int, width: int) -> int:
         """A load; registers are words (chapter 3)."""

@@ -8,8 +8,47 @@ one wait (`mem.posted`), is not called.
 
 from __future__ import annotations
 
+from hartwood.jit.tlbtext import CONTEXT
 from hartwood.mem import posted
 from hartwood.mem.regiontable import WINDOWS_AT
+
+#: ptr @access(s, va, access): as `@reach`, which is not asked again for the page of a device.
+_ACCESS = f"""
+define ptr @access(ptr %s, i64 %va, i64 %access) #0 {{
+  %page = and i64 %va, -4096
+  %tlb = load i64, ptr $tlb
+  %first = ptrtoint ptr $tlbs to i64
+  %apart = sub i64 %tlb, %first
+  %context = udiv i64 %apart, {CONTEXT}
+  %some = add i64 %context, 1
+  %key = or i64 %page, %some
+  %which = shl i64 %access, 4
+  %from = sub i64 %which, 16
+  %key.p = getelementptr i8, ptr $io_pages, i64 %from
+  %known = load i64, ptr %key.p
+  %pa.p = getelementptr i8, ptr %key.p, i64 8
+  %same = icmp eq i64 %known, %key
+  br i1 %same, label %hit, label %walk
+hit:
+  %pa.page = load i64, ptr %pa.p
+  %in = and i64 %va, 4095
+  %pa.hit = or i64 %pa.page, %in
+  store i64 %pa.hit, ptr $physical
+  ret ptr inttoptr (i64 1 to ptr)
+walk:
+  %p = call ptr @reach(ptr %s, i64 %va, i64 %access)
+  %device = icmp eq ptr %p, inttoptr (i64 1 to ptr)
+  br i1 %device, label %note, label %end
+note:
+  %pa = load i64, ptr $physical
+  %pa.new = and i64 %pa, -4096
+  store i64 %pa.new, ptr %pa.p
+  store i64 %key, ptr %key.p
+  br label %end
+end:
+  ret ptr %p
+}}
+"""
 
 #: {i64, i1} @posted(s, write, size, value): what a load at `physical` gave, and whether a window has
 #: served it.
@@ -109,7 +148,8 @@ served:
 """
 
 TEXT = (
-    _POSTED
+    _ACCESS
+    + _POSTED
     + """
 define i64 @device(ptr %s, i1 %write, i64 %va, i64 %size, i64 %budget, i64 %value) #0 {
   %mask = sub i64 %size, 1
@@ -159,7 +199,7 @@ define {i64, i1} @load_slow(ptr %s, i64 %va, i64 %size, i64 %budget) #0 {
   %differ = xor i64 %va, %last
   %high = and i64 %differ, -4096
   %crosses = icmp ne i64 %high, 0
-  %p = call ptr @reach(ptr %s, i64 %va, i64 1)
+  %p = call ptr @access(ptr %s, i64 %va, i64 1)
   %fault = icmp eq ptr %p, null
   br i1 %fault, label %failed, label %reached
 failed:
@@ -223,7 +263,7 @@ define i1 @store_slow(ptr %s, i64 %va, i64 %size, i64 %budget, i64 %value, ptr %
   %differ = xor i64 %va, %last
   %high = and i64 %differ, -4096
   %crosses = icmp ne i64 %high, 0
-  %p = call ptr @reach(ptr %s, i64 %va, i64 2)
+  %p = call ptr @access(ptr %s, i64 %va, i64 2)
   %fault = icmp eq ptr %p, null
   br i1 %fault, label %failed, label %reached
 failed:

@@ -78,6 +78,9 @@ FIELDS: abi.Fields = (
     ("tlb_misses", 8, 1),
     ("tlb_flushes", 8, 1),
     *((name, 8, 1) for name in REGISTERS),
+    # The pages of devices that were last read and written: the page's virtual address with the
+    # number of the context, from 1, in its low bits, or 0; and the guest-physical address.
+    ("io_pages", 8, 4),
     ("tlbs", 8, CONTEXTS * 3 * TLB_ENTRIES * 2),
 )
 

@@ -269,12 +269,11 @@ class Processor:
     # Interrupts, from any thread.
     def set_pending(self, bit: int, level: bool) -> None:
         """Raise or lower the line of interrupt `bit` (3 software, 7 timer, 9 and 11 external)."""
+        if bool(self.state.lines >> bit & 1) == level:  # a wire is one device's
+            return
         with self._lines:
-            before = self.state.lines
-            lines = before | 1 << bit if level else before & ~(1 << bit)
-            if lines == before:
-                return
-            self.state.lines = lines
+            lines = self.state.lines
+            self.state.lines = lines | 1 << bit if level else lines & ~(1 << bit)
         self.state.attention = 1
         self._wake.set()
 
