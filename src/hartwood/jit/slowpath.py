@@ -2,8 +2,8 @@
 
 `$name` is a pointer to a field of the state (`sysfunctions.expand`). Each says whether it
 succeeded; if not, the state holds the exception. A misaligned access to anything but memory is an
-access fault (Priv. 3.6.3.3 leaves the choice). A device that has shown a register, or lets stores to
-one wait (`mem.posted`), is not called.
+access fault (Priv. 3.6.3.3 leaves the choice). A device that has shown a register, or lets stores
+to one wait (`mem.posted`), is not called.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ end:
 }}
 """
 
-#: {i64, i1} @posted(s, write, size, value): what a load at `physical` gave, and whether a window has
-#: served it.
+#: {i64, i1} @posted(s, write, size, value): what a load at `physical` gave, and whether a window
+#: has served it.
 _POSTED = f"""
 define {{i64, i1}} @posted(ptr %s, i1 %write, i64 %size, i64 %value) #0 {{
   %pa = load i64, ptr $physical

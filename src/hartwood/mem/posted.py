@@ -14,7 +14,7 @@ from hartwood.mem.hostmem import Buffer
 #: Registers of a window, and bytes that may wait.
 REGISTERS, ROOM = 8, 4096
 #: Words: the address, the binary logarithm of a register's bytes; the register that takes stores;
-#: bytes put in and taken out, ever; a lock, held while one of the next two is looked at and changed;
+#: bytes put in and taken out, ever; a lock, held by a hart that posts or lowers the flag;
 #: the flag, the register that lowers it, what that gives where it is lowered and raised; then what
 #: loads give. ASK, in place of a register or of a value, is the call.
 AT, SHIFT, STORES, PUT, TAKEN, LOCK, RAISED, LOWERS, LOW, HIGH, SHOWN = range(11)

@@ -21,8 +21,9 @@ from hartwood.mem.hostmem import MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PAGE
 #: Regions that a machine can have, harts, and windows of devices.
 REGIONS, HARTS, WINDOWS = (1 << 16) - 1, 64, 64
 #: The table: `head`, a lock, a word for each hart, which is zero or where its state is, the same
-#: for each window (`mem.posted`); on pages of their own two copies of the regions, three words each (address, size, offset). The head is
-#: the copy (bit 0), the number of regions (16 bits), the version.
+#: for each window (`mem.posted`); on pages of their own two copies of the regions, three words each
+#: (address, size, offset). The head is the copy (bit 0), the number of regions (16 bits), the
+#: version.
 LOCK_AT, HARTS_AT, WINDOWS_AT = 8, 16, 1024
 COPIES_AT, COPY = PAGE, 24 * (REGIONS + 1)
 COUNT_BITS = 16
