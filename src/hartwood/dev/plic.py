@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hartwood.dev.device import Device, Line, Property, state
 from hartwood.dev.ports import Posted
@@ -56,6 +56,20 @@ class Plic(Device):
         """Call `changes` when `serves(source)` becomes another, without the lock; before that
         becomes False too, since the level of the wire is looked at then."""
         self.watchers[source] = changes
+
+    def load(self, state: dict[str, Any]) -> None:
+        """See `Device.load`."""
+        super().load(state)
+        self._tell()
+
+    def reset(self) -> None:
+        """See `Device.reset`."""
+        super().reset()
+        self._tell()
+
+    def _tell(self) -> None:
+        for changes in self.watchers.values():
+            changes()
 
     def serves(self, source: int) -> bool:
         """Whether the source's wire is not looked at: its interrupt was claimed and goes on."""
