@@ -583,7 +583,7 @@ def test_linux_boots_the_same_each_time(linux: dict[str, Path]) -> None:
             ready = machine.uart.saw(b"ready")
             assert machine.run(until=ready, seconds=SECONDS).reason == "until"
             found.append((digest(machine), said))
-    assert len(found[0][1]) > 5
+    assert sum(len(data) for _, data in found[0][1]) > 30
     assert found[0][1] == found[1][1]
     assert found[0][0] == found[1][0]
 
