@@ -102,6 +102,21 @@ def test_opensbi_starts_linux(
         assert all(int(count) > 10 for count in timers[1:5])
 
 
+def test_every_byte_of_much_output_arrives(hartwood_command: list[str], files: list[str]) -> None:
+    """Some 220 kB through Linux's driver, whose buffer they fill again and again."""
+    append = "quiet console=ttyS0 -- echo begin; seq 1 38000 | cat; echo end"
+    words = ["--append", append, "--harts", "2", "--timeout", str(SECONDS)]
+    done = subprocess.run(
+        [*hartwood_command, "boot", *files, *words],
+        stdin=subprocess.DEVNULL, capture_output=True, timeout=2 * SECONDS, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    expected = b"".join(b"%d\r\n" % number for number in range(1, 38001))
+    begin = done.stdout.index(b"begin\r\n") + 7
+    assert done.stdout[begin:].startswith(expected + b"end\r\n")
+    assert len(expected) > 200_000
+
+
 def test_until_a_text_is_seen(hartwood_command: list[str], files: list[str]) -> None:
     done = boot(hartwood_command, *files, "--until", "Linux version", "--timeout", str(SECONDS))
     assert done.returncode == 0

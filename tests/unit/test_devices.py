@@ -26,6 +26,22 @@ VIRTIO: list[type[Device]] = [VirtioBlk, VirtioConsole, VirtioRng, VirtioFs9p]
 WIDTHS = (1, 2, 4, 8)
 
 
+class Served:
+    """A controller with a source that somebody watches, who notes what is served."""
+
+    def __init__(self) -> None:
+        self.plic, self.told = Plic(), list[bool]()
+        self.plic.outputs[1] = lambda level: None
+        self.plic.write(4 * 10, 4, 1)
+        self.plic.write(0x2080, 4, 1 << 10)
+        self.plic.watch(10, lambda: self.told.append(self.plic.serves(10)))
+
+    def news(self) -> list[bool]:
+        """What was told since it was asked last."""
+        told, self.told[:] = list(self.told), []
+        return told
+
+
 class StillRtc(GoldfishRtc):
     """A clock that stands, so that two of them tell the same."""
 
@@ -552,3 +568,47 @@ def test_other_stores_do_not_end_it() -> None:
     for at, value in ((0, 0), (0, 0x5554), (4, 0x5555), (0x800, 0x7777)):
         device.write(at, 4, value)
     assert heard == []
+
+
+class TestWhoWatchesTheController:
+    def test_is_told_around_a_service(self) -> None:
+        """After a claim; before a completion, when the wire is to say what it is, and after it."""
+        served = Served()
+        served.plic.raise_line(10, True)
+        assert served.news() == []
+        assert served.plic.read(0x20_1004, 4) == 10
+        assert served.news() == [True]
+        served.plic.write(0x20_1004, 4, 10)
+        assert served.news() == [True, False]
+        assert served.plic.read(0x20_1004, 4) == 10  # the wire stayed up
+        served.plic.raise_line(10, False)
+        served.plic.write(0x20_1004, 4, 10)
+        assert served.news() == [True, True, False]
+        assert served.plic.read(0x20_1004, 4) == 0
+        assert served.news() == []
+
+    def test_is_told_what_another_state_serves(self) -> None:
+        served = Served()
+        before = served.plic.save()
+        served.plic.raise_line(10, True)
+        served.plic.read(0x20_1004, 4)
+        state = served.plic.save()
+        served.plic.load(before)
+        served.plic.load(state)
+        served.plic.reset()
+        assert served.news() == [True, False, True, False]
+
+    def test_hears_nothing_of_others(self) -> None:
+        served = Served()
+        served.plic.write(4 * 11, 4, 1)
+        served.plic.write(0x2080, 4, 1 << 11)
+        served.plic.raise_line(11, True)
+        assert served.plic.read(0x20_1004, 4) == 11
+        served.plic.write(0x20_1004, 4, 11)
+        assert served.news() == []
+
+    def test_a_completion_of_nothing_changes_nothing(self) -> None:
+        served = Served()
+        for value in (10, 0, 95, 96, 0xFFFF_FFFF):
+            served.plic.write(0x20_1004, 4, value)
+        assert served.news() == [False, False]

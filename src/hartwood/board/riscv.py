@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Self
@@ -215,6 +216,14 @@ class RiscvBoard(Life):
         for port in fields(device):
             if port.metadata.get("host") and port.name in ports:
                 setattr(device, port.name, ports[port.name])
+        if isinstance(device, Plic):
+            device.post(lambda offset, width: self.bus.post(each.at + offset, width))
+        if isinstance(device, Uart16550):
+            device.posted = self.bus.post(each.at, 1)
+            device.settle()
+            self.bus.flushes.append(device.flush)
+            self.plic.watch(each.irq, device.sync)
+            device.served = partial(self.plic.serves, each.irq)
 
     def _set_clock(self, now: int) -> None:
         jump = now - self.states.here.clock

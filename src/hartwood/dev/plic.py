@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 from hartwood.dev.device import Device, Line, Property, state
+from hartwood.dev.ports import Posted
 
 #: Interrupt sources, of which 0 is none, and contexts: two a hart, M and S.
 SOURCES, CONTEXTS = 96, 16
@@ -36,6 +37,44 @@ class Plic(Device):
     pending: int = state(most=_ALL)
     served: int = state(most=_ALL)
 
+    #: Told when an interrupt of a source begins to be served, and around its end.
+    watchers: dict[int, Callable[[], None]] = field(
+        default_factory=dict, metadata={"host": True}, repr=False, compare=False
+    )
+
+    #: By context what harts read without calling: the claim, where it gives 0.
+    claims: dict[int, Posted] = field(
+        default_factory=dict, metadata={"host": True}, repr=False, compare=False
+    )
+
+    def post(self, window: Callable[[int, int], Posted]) -> None:
+        """Have registers, by offset and width, that harts read without calling."""
+        self.claims = {each: window(_CONTEXT + 0x1000 * each, 4) for each in self.outputs}
+        self.settle()
+
+    def watch(self, source: int, changes: Callable[[], None]) -> None:
+        """Call `changes` when `serves(source)` becomes another, without the lock; before that
+        becomes False too, since the level of the wire is looked at then."""
+        self.watchers[source] = changes
+
+    def load(self, state: dict[str, Any]) -> None:
+        """See `Device.load`."""
+        super().load(state)
+        self._tell()
+
+    def reset(self) -> None:
+        """See `Device.reset`."""
+        super().reset()
+        self._tell()
+
+    def _tell(self) -> None:
+        for changes in self.watchers.values():
+            changes()
+
+    def serves(self, source: int) -> bool:
+        """Whether the source's wire is not looked at: its interrupt was claimed and goes on."""
+        return bool(self.served >> source & 1)
+
     def line(self, source: int) -> Line:
         """The wire of a source."""
         return lambda level: self.raise_line(source, level)
@@ -47,8 +86,9 @@ class Plic(Device):
             if bool(self.levels & bit) == level:
                 return
             self.levels = self.levels | bit if level else self.levels & ~bit
-            self._latch()
-            self.settle()
+            if level and not self.served & bit:  # or nothing that a hart sees has changed
+                self._latch()
+                self.settle()
 
     def _latch(self) -> None:
         """The gateway of a level passes one request on until it is completed; a request stays
@@ -56,12 +96,13 @@ class Plic(Device):
         self.pending |= self.levels & ~self.served
 
     def _enabled(self, context: int) -> int:
-        words = self.enable[context * _WORDS : (context + 1) * _WORDS]
-        return sum(word << 32 * index for index, word in enumerate(words))
+        low, middle, high = self.enable[context * _WORDS : (context + 1) * _WORDS]
+        return low | middle << 32 | high << 64
 
     def _best(self, context: int, above: int) -> int:
         """The source of the highest priority `above` that, of equal ones the lowest number."""
-        ready, best = self.pending & ~self.served & self._enabled(context), 0
+        ready, best = self.pending & ~self.served, 0
+        ready = ready and ready & self._enabled(context)
         while ready:
             source = (ready & -ready).bit_length() - 1
             ready &= ready - 1
@@ -73,7 +114,10 @@ class Plic(Device):
         """See `Device.settle`."""
         with self.lock:
             for context, output in self.outputs.items():
-                output(self._best(context, self.threshold[context]) != 0)
+                best = self._best(context, 0)
+                if context in self.claims:
+                    self.claims[context].show(1, None if best else 0)
+                output(best != 0 and self._best(context, self.threshold[context]) != 0)
 
     def read(self, offset: int, width: int) -> int:
         """A load; registers are words (chapter 3)."""
@@ -88,9 +132,12 @@ class Plic(Device):
             if slot is not None:
                 return self.enable[slot]
             context, which = divmod(offset - _CONTEXT, 0x1000)
-            if 0 <= context < CONTEXTS:
-                return self.threshold[context] if not which else self._claim(context, which)
-        return 0
+            if not 0 <= context < CONTEXTS:
+                return 0
+            result = self.threshold[context] if not which else self._claim(context, which)
+        if which == 4 and result in self.watchers:
+            self.watchers[result]()
+        return result
 
     def _claim(self, context: int, which: int) -> int:
         """Whatever the threshold: it keeps interrupts away, not who asks (chapter 9)."""
@@ -114,6 +161,14 @@ class Plic(Device):
         """A store."""
         if width != 4 or offset & 3:
             return
+        watcher = self.watchers.get(value) if offset & 0xFFF == 4 and offset > _CONTEXT else None
+        if watcher is not None:
+            watcher()
+        self._write(offset, value)
+        if watcher is not None:
+            watcher()
+
+    def _write(self, offset: int, value: int) -> None:
         with self.lock:
             context, which = divmod(offset - _CONTEXT, 0x1000)
             slot = self._enable_slot(offset)

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from hartwood.dev.device import Line, Sink
 from hartwood.errors import MemoryFault
 
-__all__ = ["Disk", "DiskQueue", "Kind", "Line", "Net", "NoRam", "Ram", "Request", "Sink"]
+__all__ = ["Disk", "DiskQueue", "Kind", "Line", "Net", "NoRam", "Posted", "Ram", "Request", "Sink"]
 
 #: What can be asked of a disk.
 Kind = Literal["read", "write", "flush", "discard", "zero"]
@@ -32,6 +32,39 @@ class Ram(Protocol):
 
     def discard(self, at: int, size: int) -> None:
         """Forget code that was translated from these bytes."""
+        ...
+
+
+class Posted(Protocol):
+    """Registers of a device that a hart accesses without calling it: loads that change nothing, and
+    stores of bytes that only follow one another. Such a store raises a flag, which a load may
+    lower."""
+
+    raised: bool
+
+    def close(self) -> None:
+        """From now on no store waits and the flag stays as it is."""
+        ...
+
+    def show(self, register: int, value: int | None) -> None:
+        """Loads of a register give `value` from now on; None: the device is asked."""
+        ...
+
+    def lower(self, register: int, low: int, high: int) -> None:
+        """Loads of this register lower the flag from now on: `high` where it was raised."""
+        ...
+
+    def accept(self, register: int) -> None:
+        """Stores to this register wait from now on."""
+        ...
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to take."""
+        ...
+
+    def take(self) -> bytes:
+        """What was stored and waits, in order."""
         ...
 
 

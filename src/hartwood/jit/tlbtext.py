@@ -224,6 +224,9 @@ none:
   ret ptr null
 }}
 define void @flush(ptr %s, i64 %va, i1 %every) #0 {{
+  store i64 0, ptr $io_pages
+  %io.w = getelementptr i8, ptr $io_pages, i64 16
+  store i64 0, ptr %io.w
   ; One address stands for the whole page that maps it (Priv. 12.2.1), whose parts may be anywhere.
   %page = and i64 %va, -4096
   %word.n = ashr i64 %va, 27

@@ -270,6 +270,8 @@ class Processor:
     # Interrupts, from any thread.
     def set_pending(self, bit: int, level: bool) -> None:
         """Raise or lower the line of interrupt `bit` (3 software, 7 timer, 9 and 11 external)."""
+        if bool(self.state.lines >> bit & 1) == level:  # a wire is one device's
+            return
         with self._lines:
             lines = self.state.lines
             self.state.lines = lines | 1 << bit if level else lines & ~(1 << bit)
@@ -459,7 +461,10 @@ class Processor:
             if self._asked:
                 self._asked = False
                 return Stop("stopped", self.pc)
-            stop = self._after(self._go(count), deadline)
+            reason = self._go(count)
+            for flush in self.bus.flushes:
+                flush()
+            stop = self._after(reason, deadline)
             self.executed += self._spent
             return stop
         finally:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from hartwood.errors import MappingError, MemoryFault
 from hartwood.mem.physical import Physical
+from hartwood.mem.posted import Posted
 from hartwood.mem.ram import Ram
 from hartwood.mem.regiontable import Region
 
@@ -53,6 +54,9 @@ class Bus(Physical):
         self._windows: list[_Window] = []
         #: What was attached, by address.
         self.devices: dict[int, Device] = {}
+        #: Have done what waits of posted stores.
+        self.flushes: list[Callable[[], None]] = []
+        self._posted: list[Posted] = []
 
     def map(self, at: int, size: int, readonly: bool = False) -> None:
         """Memory at `at`, where a guest's store is an access fault if it is `readonly`; raises
@@ -105,6 +109,14 @@ class Bus(Physical):
         """Map a device's registers at `at`."""
         self.map_io(at, device.size, device.read, device.write)
         self.devices[at] = device
+
+    def post(self, at: int, width: int) -> Posted:
+        """Registers of `width` bytes at `at` that harts reach without a call. Raises
+        `MappingError` for too many."""
+        window = Posted(at, width)
+        self.ram.table.add_window(window.host)
+        self._posted.append(window)
+        return window
 
     def _check(self, at: int, size: int) -> None:
         if at < 0 or size <= 0:

@@ -95,7 +95,8 @@ class Ram:
                 _, length = self._free.pop(index)
                 if length > size:
                     self._free.insert(index, (offset + size, length - size))
-            return region
+        self._forget_translations()  # harts may remember that there is a device
+        return region
 
     def _room(self, at: int, size: int) -> tuple[int | None, int]:
         """Where memory is free: an index of `_free` or None, and the offset."""
@@ -123,7 +124,8 @@ class Ram:
             region = Region(at, size, source.offset + of - source.at, readonly)
             self.table.add(region, "alias")
             self._aliased = True
-            return region
+        self._forget_translations()
+        return region
 
     def protect(self, at: int, size: int, readonly: bool) -> None:
         """Say whether the guest may write to whole pages, from now on: when this comes back, no

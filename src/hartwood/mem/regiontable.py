@@ -18,12 +18,13 @@ from hartwood.errors import MappingError
 from hartwood.mem import hostmem
 from hartwood.mem.hostmem import MAP_ANONYMOUS, MAP_NORESERVE, MAP_PRIVATE, PAGE
 
-#: Regions that a machine can have, and harts.
-REGIONS, HARTS = (1 << 16) - 1, 64
-#: The table: `head`, a lock, a word for each hart, which is zero or where its state is; on pages
-#: of their own two copies of the regions, three words each (address, size, offset). The head is
-#: the copy (bit 0), the number of regions (16 bits), the version.
-LOCK_AT, HARTS_AT = 8, 16
+#: Regions that a machine can have, harts, and windows of devices.
+REGIONS, HARTS, WINDOWS = (1 << 16) - 1, 64, 64
+#: The table: `head`, a lock, a word for each hart, which is zero or where its state is, the same
+#: for each window (`mem.posted`); on pages of their own two copies of the regions, three words each
+#: (address, size, offset). The head is the copy (bit 0), the number of regions (16 bits), the
+#: version.
+LOCK_AT, HARTS_AT, WINDOWS_AT = 8, 16, 1024
 COPIES_AT, COPY = PAGE, 24 * (REGIONS + 1)
 COUNT_BITS = 16
 #: Bit of a region's offset: the guest may not write there.
@@ -84,12 +85,19 @@ class RegionTable:
 
     def add_hart(self, state: int) -> None:
         """A hart whose state is at this host address. Raises `MappingError` for too many."""
-        place = HARTS_AT // 8
+        self._list("add_hart", state, HARTS_AT // 8, HARTS)
+
+    def add_window(self, host: int) -> None:
+        """A `mem.posted.Posted` at this host address. Raises `MappingError` for too many."""
+        self._list("add_window", host, WINDOWS_AT // 8, WINDOWS)
+
+    def _list(self, call: str, pointer: int, place: int, most: int) -> None:
+        last = place + most - 1  # the list ends with a zero
         while self._words[place]:
             place += 1
-        if place == HARTS_AT // 8 + HARTS - 1:  # the list ends with a zero
-            raise MappingError(ENOMEM, "add_hart", state, 0)
-        self._words[place] = state
+        if place == last:
+            raise MappingError(ENOMEM, call, pointer, 0)
+        self._words[place] = pointer
 
     def find(self, at: int) -> Region | None:
         """The region that has this address."""

@@ -35,6 +35,7 @@ MOST_CONNECTIONS, MOST_OPENING = 256, 64
 #: guest's that wait for us.
 _PAUSE, _MOST_WAITING, _MOST_INBOX = 64, 512, 1024
 _FIRST_PORT = 49_152
+_MOST_UNHEARD = 16  # packets that are kept for a guest that was not heard yet
 _BURST = 32  # datagrams or connections taken from one socket in a row
 _DNS = 53
 
@@ -95,7 +96,10 @@ class UserNet:
             raise NetError(f"an MTU of {mtu} cannot be; 576 to 65535 can")
         self.mac, self.mtu = GUEST_MAC, mtu
         self._restrict, self._loopback = restrict, loopback
-        self._guest_mac = self.mac
+        #: Whose frames are the guest's: its card's, as far as we know, until it was heard; and what
+        #: it was sent before that.
+        self._guest_mac, self._heard = self.mac, False
+        self._unheard: deque[bytes] = deque(maxlen=_MOST_UNHEARD)
         self._receive: Callable[[bytes], bool] = lambda _: False
         self._inbox: deque[bytes] = deque()
         self._waiting: deque[bytes] = deque()
@@ -242,6 +246,10 @@ class UserNet:
             self._put_frame(wire.IPV4, data)
 
     def _put_frame(self, kind: int, payload: bytes, target: bytes = b"") -> None:
+        if not self._heard and kind == wire.IPV4:  # it may have given its card another address
+            self._unheard.append(payload)
+            asked = wire.Arp(1, MAC, GATEWAY, bytes(6), GUEST)
+            self._put_frame(wire.ARP, asked.packed(), wire.BROADCAST)
         frame = wire.Frame(target or self._guest_mac, MAC, kind, payload).packed()
         if (self._waiting or not self._receive(frame)) and len(self._waiting) < _MOST_WAITING:
             self._waiting.append(frame)
@@ -265,7 +273,11 @@ class UserNet:
         frame = wire.frame(data)
         if frame is None or frame.source[0] & 1 or not (frame.target == MAC or frame.target[0] & 1):
             return
-        self._guest_mac = frame.source
+        before, self._guest_mac, self._heard = self._guest_mac, frame.source, True
+        while self._unheard:
+            payload = self._unheard.popleft()
+            if frame.source != before:
+                self._put_frame(wire.IPV4, payload)
         if frame.kind == wire.ARP:
             self._arp(frame.payload)
         elif frame.kind == wire.IPV4:
