@@ -85,6 +85,44 @@ FIELDS: abi.Fields = (
     ("tlb_misses", 8, 1),
     ("tlb_flushes", 8, 1),
     *((name, 8, 1) for name in REGISTERS),
+    ("used", 4, CONTEXTS * 3),  # by TLB: whether it has entries
+    ("area", 8, 1),  # host address of stitched code, if there is any
+    ("sampled", 8, 1),  # records where budgets were used up, so far; the last of them
+    ("samples", 8, SAMPLES),
     # The pages of devices that were last read and written: the page's virtual address with the
     # number of the context, from 1, in its low bits, or 0; and the guest-physical address.
     ("io_pages", 8, 4),
+    ("tlbs", 8, CONTEXTS * 3 * TLB_ENTRIES * 2),
+)
+
+_OFFSETS, STATE_SIZE = abi.layout(FIELDS)
+
+
+def offset(name: str) -> int:
+    """Byte offset of field `name` in a `SystemState`."""
+    return _OFFSETS[name]
+
+
+def field(name: str, add: int = 0) -> str:
+    """The `getelementptr` of a state field, `add` bytes on."""
+    return f"getelementptr i8, ptr %s, i64 {_OFFSETS[name] + add}"
+
+
+def link(name: str) -> str:
+    """The `getelementptr` of where the address of one of `LINKS` is."""
+    return field("links", 8 * LINKS.index(name))
+
+
+class SystemState(ctypes.Structure):
+    """One hart's state, at a fixed address for its whole life."""
+
+    _fields_ = [
+        (name, {4: ctypes.c_uint32, 8: ctypes.c_uint64}[size] * count)
+        if count > 1
+        else (name, {4: ctypes.c_uint32, 8: ctypes.c_uint64}[size])
+        for name, size, count in FIELDS
+    ]
+
+
+if any(getattr(SystemState, name).offset != _OFFSETS[name] for name, _, _ in FIELDS):
+    raise abi.AbiError("the hart's state is laid out differently by ctypes: file a bug")
