@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hartwood.bits.ssa import Text, Val, constant
-from hartwood.isa.insn import Decoded
 from hartwood.isa.insnset import InsnSet
-from hartwood.jit import abi
+from hartwood.jit import abi, host_x86
 from hartwood.jit.access import FlatMemory, load_pointer
 from hartwood.jit.calling import (
     REGION_CC,
@@ -23,8 +22,10 @@ from hartwood.jit.calling import (
     region_return,
     region_words,
 )
+from hartwood.jit.facts import CANONICAL, RAW, Facts, Outline
 from hartwood.jit.flow import F0, FLOATS, Block, Region, Step, inner_successors
-from hartwood.jit.quiet import quiet_windows
+from hartwood.jit.quiet import FFLAGS, quiet_windows
+from hartwood.jit.target import transfer_target
 from hartwood.jit.words import NativeHart
 
 #: The NaN that every operation produces (Unpriv. 21.2), as LLVM writes it.
@@ -54,8 +55,13 @@ class RegionHart(NativeHart):
 
     raw_floats = True
 
-    def __init__(self, text: Text, insns: InsnSet, region: Region, eager: bool) -> None:
+    def __init__(
+        self, text: Text, insns: InsnSet, region: Region, eager: bool, facts: Facts | None = None
+    ) -> None:
         super().__init__(text, insns)
+        self.facts = facts or Facts(insns, region)
+        #: What each block did, once it is lifted.
+        self.outlines: dict[int, Outline] = {}
         self.memory = FlatMemory(text, lambda address, is_store: self._exit_here(), "%limit")
         self.region = region
         self.eager = eager
@@ -71,15 +77,30 @@ class RegionHart(NativeHart):
         self._here: str | None = None
         self._rounding_known = False
         self._quiet: int | None = None
+        self._begins: dict[str, int] = {}
+        #: Floating-point registers whose variables hold a raw result now.
+        self._raw: set[int] = set()
 
     # Registers.
     def _read(self, register: int) -> Val:
         if register not in self._values:
-            kind = _kind(register)
-            name = self.text.value(f"load {kind}, ptr {_variable(register)}")
-            value = Val(self.text, 64, name) if kind == "i64" else Val(self.text, 64, fp=name)
-            self._values[register] = value
+            name = self.text.value(f"load {_kind(register)}, ptr {_variable(register)}")
+            self._values[register] = self._begin(register, name)
         return self._values[register]
+
+    def _begin(self, register: int, name: str) -> Val:
+        """What a register holds at the beginning of the block."""
+        if register < F0:
+            self._begins[name] = register
+            near = self.facts.near(self._block.start).get(register)
+            if near is not None:
+                self.memory.inside[name] = [(0, near)]
+            return Val(self.text, 64, name)
+        if register - F0 not in self._raw:
+            return Val(self.text, 64, fp=name)
+        value = Val(self.text, 64)
+        value.raw, value.canonical = name, lambda raw: self._float.canonical(raw, 64)
+        return value
 
     def _write(self, register: int, value: Val) -> None:
         self._values[register] = value
@@ -131,6 +152,10 @@ class RegionHart(NativeHart):
         what did not run. One subtraction and one use make a plain loop counter for LLVM."""
         before = self.text.value("load i64, ptr %budget.v")
         self._budget = self.text.value(f"sub i64 {before}, {len(block.steps)}")
+        if any(goal <= block.start for goal in inner_successors(self.region, block)):
+            # What leaves a loop would be charged from before its last block, and the loop would
+            # keep two numbers.
+            self._budget = self.text.value(host_x86.opaque(self._budget))
         self.text.emit(f"store i64 {self._budget}, ptr %budget.v")
 
     def _save_lines(self, mask: int) -> list[str]:
@@ -143,8 +168,7 @@ class RegionHart(NativeHart):
             if register in self._written and value is not None:
                 name = value.name if register < F0 else self._settled(value, lines)
             else:
-                name = fresh()
-                lines.append(f"{name} = load {_kind(register)}, ptr {_variable(register)}")
+                name = self._variable_line(register, lines)
             where = fresh()
             lines.append(f"{where} = {_home(register)}")
             lines.append(f"store {_kind(register)} {name}, ptr {where}")
@@ -156,10 +180,19 @@ class RegionHart(NativeHart):
         """A floating-point value for a cold block; a raw one is made canonical there."""
         if value.fp is not None or value.raw is None:
             return value.float_name
+        return self._canonical_line(value.raw, lines)
+
+    def _canonical_line(self, raw: str, lines: list[str]) -> str:
         is_nan, name = self.text.fresh(), self.text.fresh()
-        lines.append(f"{is_nan} = fcmp uno double {value.raw}, {value.raw}")
-        lines.append(f"{name} = select i1 {is_nan}, double {CANONICAL_NAN}, double {value.raw}")
+        lines.append(f"{is_nan} = fcmp uno double {raw}, {raw}")
+        lines.append(f"{name} = select i1 {is_nan}, double {CANONICAL_NAN}, double {raw}")
         return name
+
+    def _variable_line(self, register: int, lines: list[str]) -> str:
+        """The content of a register's variable, for its home."""
+        name = self.text.fresh()
+        lines.append(f"{name} = load {_kind(register)}, ptr {_variable(register)}")
+        return self._canonical_line(name, lines) if register - F0 in self._raw else name
 
     def _dirty(self) -> int:
         """Registers that `State` does not have the value of."""
@@ -193,7 +226,8 @@ class RegionHart(NativeHart):
     def csr_update(self, number: Val | int, op: str, value: Val | int, source: Val | int) -> Val:
         if self._quiet is not None:  # nothing was raised, so there is nothing to put back
             return constant(self.text, 0, 64)
-        self._rounding_known = False
+        if number != FFLAGS:
+            self._rounding_known = False
         return super().csr_update(number, op, value, source)
 
     def _compare(self, operation: Callable[[str, str, int], str], a: Val, b: Val) -> Val:
@@ -225,42 +259,108 @@ class RegionHart(NativeHart):
 
     # Control transfer.
     def _flush(self) -> None:
-        """Bring the variables up to date at the end of a block."""
-        for register in sorted(self._written):
-            value = self._values[register]
-            name = value.name if register < F0 else value.float_name
+        """Bring the variables up to date at the end of a block. A raw result stays one where all
+        who come next in the region know."""
+        self.outlines[self._block.start] = self._outline()
+        goals = [] if self._block.kind == "call" else inner_successors(self.region, self._block)
+        kept = self._raw.union(*map(self.facts.raw, goals))
+        for goal in goals:
+            kept &= self.facts.raw(goal)
+        stale = {F0 + register for register in self._raw - kept} - self._written
+        for register in sorted(self._written | stale):
+            value = self._read(register)
+            if register < F0:
+                name = value.name
+            elif register - F0 in kept and goals and value.raw is not None and value.fp is None:
+                name = value.raw
+            else:
+                name = value.float_name
             self.text.emit(f"store {_kind(register)} {name}, ptr {_variable(register)}")
+        self._raw = kept if goals else self._raw - {r - F0 for r in self._written}
+
+    def _outline(self) -> Outline:
+        """What the block did."""
+        told = Outline(self._begins)
+        told.points = {n: [at for at, by in p if not by] for n, p in self.memory.inside.items()}
+        for register in self._written:
+            value = self._values[register]
+            if register >= F0:
+                clean = value.raw is not None or value.const == 0
+                is_raw = value.raw is not None and value.fp is None
+                told.floats[register - F0] = (RAW if is_raw else CANONICAL) if clean else None
+            elif value.const is not None and value.const < abi.LIMIT:
+                told.ends[register] = value.const
+            else:
+                told.ends[register] = value.root or value.name, value.offset
+        return told
 
     def _go(self, goal: int) -> str:
         """Label that continues at guest address `goal` after this block. The variables are up to
         date and the budget is charged."""
         if goal not in self.region.blocks:
             return self._tail(str(goal))
-        if goal > self._block.start:
+        lines: list[str] = []
+        holds = self._conditions(self._block.start, goal, lines)
+        if goal > self._block.start and not holds:
             return f"b{goal:x}"
-        label = self.text.fresh_label("back")
-        over = self.text.fresh_label("over")
-        left, spent = self.text.fresh(), self.text.fresh()
-        self.cold.append(
-            (
-                label,
-                [
-                    f"{left} = load i64, ptr %budget.v",
-                    f"{spent} = icmp slt i64 {left}, 0",
-                    f"br i1 {spent}, label %{over}, label %b{goal:x}, !prof !1",
-                ],
-            )
-        )
-        out = [*self._state_lines(), f"store i64 {goal | 1}, ptr %pc.v", "br label %leave"]
-        self.cold.append((over, out))
-        return label
+        back, over = self.text.fresh_label("back"), self.text.fresh_label("over")
+        if goal <= self._block.start:
+            left, paid = self.text.fresh(), self.text.fresh()
+            lines += [f"{left} = load i64, ptr %budget.v", f"{paid} = icmp sge i64 {left}, 0"]
+            holds.append(paid)
+        good = self._all(holds, lines)
+        lines.append(f"br i1 {good}, label %b{goal:x}, label %{over}, !prof !0")
+        # After a call everything is at home.
+        home = [] if self._block.kind == "call" else self._state_lines()
+        self.cold += [
+            (back, lines),
+            (over, [*home, f"store i64 {goal | 1}, ptr %pc.v", "br label %leave"]),
+        ]
+        return back
+
+    def _conditions(self, before: int | None, goal: int, lines: list[str]) -> list[str]:
+        """What the block `goal` relies on and is not known on the way from another block or from
+        outside: i1 names, and the lines before them."""
+        holds, fresh = [], self.text.fresh
+        for register, offset in self.facts.to_compare(before, goal).items():
+            base, address, below = fresh(), fresh(), fresh()
+            lines += [
+                f"{base} = load i64, ptr {_variable(register)}",
+                f"{address} = add i64 {base}, {offset}",
+                f"{below} = icmp ult i64 {address}, %limit",
+            ]
+            holds.append(below)
+        for register in self.facts.to_be_result(before, goal):
+            if self.region.blocks[goal].live >> (F0 + register) & 1:
+                holds.append(self._is_result(f"%f{register}", lines))
+        return holds
+
+    def _is_result(self, variable: str, lines: list[str]) -> str:
+        """Whether a variable holds no NaN but the canonical one, as an i1."""
+        value, bits, number, usual, good = (self.text.fresh() for _ in range(5))
+        lines += [
+            f"{value} = load double, ptr {variable}",
+            f"{bits} = bitcast double {value} to i64",
+            f"{number} = fcmp ord double {value}, {value}",
+            f"{usual} = icmp eq i64 {bits}, {int(CANONICAL_NAN, 16)}",
+            f"{good} = or i1 {number}, {usual}",
+        ]
+        return good
+
+    def _all(self, holds: list[str], lines: list[str]) -> str:
+        """The conjunction of i1 names, at least one."""
+        good = holds[0]
+        for hold in holds[1:]:
+            both = self.text.fresh()
+            lines.append(f"{both} = and i1 {good}, {hold}")
+            good = both
+        return good
 
     def _state_lines(self) -> list[str]:
         """Write back from the variables, which are up to date."""
         lines = []
         for register in _registers(self._dirty()):
-            name, where = self.text.fresh(), self.text.fresh()
-            lines.append(f"{name} = load {_kind(register)}, ptr {_variable(register)}")
+            name, where = self._variable_line(register, lines), self.text.fresh()
             lines.append(f"{where} = {_home(register)}")
             lines.append(f"store {_kind(register)} {name}, ptr {where}")
         return lines
@@ -374,7 +474,7 @@ class RegionHart(NativeHart):
             text.emit("br label %leave")
             return
         self._load_homes(follower.live)
-        text.emit(f"br label %b{follower.start:x}")
+        text.emit(f"br label %{self._go(follower.start)}")
 
     def _load_homes(self, mask: int) -> None:
         """Load registers that are not pinned from `State` into their variables."""
@@ -394,7 +494,7 @@ class RegionHart(NativeHart):
         text.emit("store i64 %budget, ptr %budget.v")
         # In memory, because a comparison can take it from there and no instruction holds 2**38.
         text.emit(f"%limit.at = {field('limit')}")
-        text.emit("%limit = load i64, ptr %limit.at, !invariant.load !3")
+        text.emit("%limit = load i64, ptr %limit.at, !invariant.load !3, !range !5")
         registers = sorted(set(_registers(region.used)) | set(abi.PINNED))
         for register in registers:
             text.emit(f"{_variable(register)} = alloca {_kind(register)}")
@@ -417,7 +517,25 @@ class RegionHart(NativeHart):
         for entry in region.entries:
             text.label(f"e{entry:x}")
             self._load_homes(region.blocks[entry].live)
-            text.emit(f"br label %b{entry:x}")
+            self._enter(entry)
+
+    def _enter(self, entry: int) -> None:
+        """From outside to a block, if what it relies on holds; else the interpreter goes on."""
+        text, lines = self.text, list[str]()
+        holds = self._conditions(None, entry, lines)
+        if self.facts.rounds:
+            where, reserved, usual = (text.fresh() for _ in range(3))
+            lines.append(f"{where} = {field('frm_reserved')}")
+            lines.append(f"{reserved} = load i64, ptr {where}")
+            lines.append(f"{usual} = icmp eq i64 {reserved}, 0")
+            holds.append(usual)
+        if holds:
+            good = self._all(holds, lines)
+            lines.append(f"br i1 {good}, label %b{entry:x}, label %leave, !prof !0")
+        else:
+            lines.append(f"br label %b{entry:x}")
+        for line in lines:
+            text.emit(line)
 
     def block(self, block: Block) -> None:
         """Translate one block."""
@@ -425,8 +543,10 @@ class RegionHart(NativeHart):
         self._narrow.clear()
         self._written.clear()
         self.memory.new_block()
+        self._begins = {}
         self._block, self._ended = block, False
-        self._rounding_known = False
+        self._raw = self.facts.raw(block.start)
+        self._rounding_known = block.start not in self.facts.unsure
         self.text.label(f"b{block.start:x}")
         self._charge(block)
         quiet = quiet_windows(self.insns, block.steps)
@@ -478,8 +598,13 @@ def region_text(insns: InsnSet, region: Region, *, eager: bool = False) -> str:
     """LLVM text of one region. With `eager`, for a region that `Explorer` found so, registers are
     written home at once: faster to compile, because exits have nothing to write back, and slower
     to run."""
-    text = Text()
-    hart = RegionHart(text, insns, region, eager)
+    text, facts = Text(), None
+    if not eager:
+        scout = RegionHart(Text(), insns, region, eager)
+        for block in region.blocks.values():
+            scout.block(block)
+        facts = Facts(insns, region, scout.outlines)
+    hart = RegionHart(text, insns, region, eager, facts)
     hart.prologue()
     for block in region.blocks.values():
         hart.block(block)
@@ -488,46 +613,6 @@ def region_text(insns: InsnSet, region: Region, *, eager: bool = False) -> str:
         f"define {REGION_CC} {REGION_RESULT} @{region_name(region.entries[0])}({REGION_PARAMETERS})"
     )
     return f"{head} #0 {{\nentry:\n{text.body()}\n}}"
-
-
-class _Probe(NativeHart):
-    """Finds where a direct transfer goes, by running it with everything else unknown."""
-
-    def __init__(self, insns: InsnSet, step_pc: int, length: int) -> None:
-        super().__init__(Text(), insns)
-        self._at, self._length = step_pc, length
-        self.target: int | None = None
-
-    def read_x(self, index: Val | int) -> Val:
-        return Val(self.text, 64, "undef")
-
-    def write_x(self, index: Val | int, value: Val) -> None:
-        """Nothing is remembered."""
-
-    @property
-    def pc(self) -> Val:
-        """Address of the transfer."""
-        return constant(self.text, self._at, 64)
-
-    @property
-    def next_pc(self) -> Val:
-        """Address after it."""
-        return constant(self.text, self._at + self._length, 64)
-
-    def jump(self, target: Val | int) -> None:
-        """Note the target."""
-        self.target = target if isinstance(target, int) else target.const
-
-    def branch(self, condition: Val, target: Val | int) -> None:
-        """Note the target."""
-        self.jump(target)
-
-
-def transfer_target(insns: InsnSet, decoded: Decoded, pc: int) -> int | None:
-    """Where a direct jump or branch at `pc` goes, or None."""
-    probe = _Probe(insns, pc, decoded.length)
-    decoded.insn.body(probe, **decoded.fields)
-    return probe.target
 
 
 __all__ = ["RegionHart", "inner_successors", "region_name", "region_text", "transfer_target"]
