@@ -30,6 +30,7 @@ from hartwood.jit.words import NativeHart
 
 #: The NaN that every operation produces (Unpriv. 21.2), as LLVM writes it.
 CANONICAL_NAN = "0x7FF8000000000000"
+_INFINITY = 0x7FF0 << 48
 _PINNED = sum(1 << register for register in abi.PINNED)
 
 
@@ -337,11 +338,12 @@ class RegionHart(NativeHart):
 
     def _is_result(self, variable: str, lines: list[str]) -> str:
         """Whether a variable holds no NaN but the canonical one, as an i1."""
-        value, bits, number, usual, good = (self.text.fresh() for _ in range(5))
+        bits, magnitude, number, usual, good = (self.text.fresh() for _ in range(5))
+        # As an integer: comparing a signalling NaN would raise NV.
         lines += [
-            f"{value} = load double, ptr {variable}",
-            f"{bits} = bitcast double {value} to i64",
-            f"{number} = fcmp ord double {value}, {value}",
+            f"{bits} = load i64, ptr {variable}",
+            f"{magnitude} = shl i64 {bits}, 1",
+            f"{number} = icmp ule i64 {magnitude}, {_INFINITY << 1}",
             f"{usual} = icmp eq i64 {bits}, {int(CANONICAL_NAN, 16)}",
             f"{good} = or i1 {number}, {usual}",
         ]
