@@ -307,11 +307,6 @@ def fence(before: str = "rw", after: str = "rw") -> str:
     return 'fence syncscope("singlethread") seq_cst'
 
 
-def opaque(value: str) -> str:
-    """The right-hand side that gives an i64 by a path that LLVM does not look through."""
-    return f'call i64 asm "", "=r,0"(i64 {value}) nounwind memory(none)'
-
-
 def load_mxcsr(pointer: str) -> str:
     """A statement that sets the floating-point control and status word from an `i32` in memory."""
     return f'call void asm sideeffect "ldmxcsr $0", "*m"(ptr elementtype(i32) {pointer})'

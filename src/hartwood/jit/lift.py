@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from hartwood.bits.ssa import Text, Val, constant
 from hartwood.isa.insnset import InsnSet
-from hartwood.jit import abi, host_x86
+from hartwood.jit import abi
 from hartwood.jit.access import FlatMemory, load_pointer
 from hartwood.jit.calling import (
     REGION_CC,
@@ -73,7 +73,7 @@ class RegionHart(NativeHart):
         self._block = Block(0)
         self._step: Step | None = None
         self._retired = 0
-        self._budget = ""
+        self._budget, self._due = "", 0
         self._ended = False
         self._here: str | None = None
         self._rounding_known = False
@@ -152,12 +152,25 @@ class RegionHart(NativeHart):
         """Take the whole block off the budget at its beginning: an exit in its middle gives back
         what did not run. One subtraction and one use make a plain loop counter for LLVM."""
         before = self.text.value("load i64, ptr %budget.v")
-        self._budget = self.text.value(f"sub i64 {before}, {len(block.steps)}")
-        if any(goal <= block.start for goal in inner_successors(self.region, block)):
-            # What leaves a loop would be charged from before its last block, and the loop would
-            # keep two numbers.
-            self._budget = self.text.value(host_x86.opaque(self._budget))
+        size = len(block.steps)
+        closes = any(goal <= block.start for goal in inner_successors(self.region, block))
+        if closes and block.kind == "branch":
+            # Each way out pays for itself: paying before them, LLVM would charge what leaves the
+            # loop from before this block, and the loop would keep two numbers.
+            self._budget, self._due = before, size
+            return
+        self._budget, self._due = self.text.value(f"sub i64 {before}, {size}"), 0
         self.text.emit(f"store i64 {self._budget}, ptr %budget.v")
+
+    def _pay(self) -> list[str]:
+        """Lines that take off the budget what is due on a way out of the block."""
+        if not self._due:
+            return []
+        left = self.text.fresh()
+        return [
+            f"{left} = sub i64 {self._budget}, {self._due}",
+            f"store i64 {left}, ptr %budget.v",
+        ]
 
     def _save_lines(self, mask: int) -> list[str]:
         """Lines that bring `State` up to date for the registers of `mask`, and the variables of
@@ -208,8 +221,9 @@ class RegionHart(NativeHart):
         assert self._step is not None
         if self._here is None:
             self._here, left = self.text.fresh_label("exit"), self.text.fresh()
+            kept = len(self._block.steps) - self._due - self._retired
             lines = [
-                f"{left} = add i64 {self._budget}, {len(self._block.steps) - self._retired}",
+                f"{left} = add i64 {self._budget}, {kept}",
                 *self._save_lines(self._dirty()),
                 f"store i64 {self._step.pc | 1}, ptr %pc.v",
                 f"store i64 {left}, ptr %budget.v",
@@ -300,10 +314,14 @@ class RegionHart(NativeHart):
         date and the budget is charged."""
         if goal not in self.region.blocks:
             return self._tail(str(goal))
-        lines: list[str] = []
+        lines = self._pay()
         holds = self._conditions(self._block.start, goal, lines)
         if goal > self._block.start and not holds:
-            return f"b{goal:x}"
+            if not lines:
+                return f"b{goal:x}"
+            way = self.text.fresh_label("way")
+            self.cold.append((way, [*lines, f"br label %b{goal:x}"]))
+            return way
         back, over = self.text.fresh_label("back"), self.text.fresh_label("over")
         if goal <= self._block.start:
             left, paid = self.text.fresh(), self.text.fresh()
@@ -370,7 +388,7 @@ class RegionHart(NativeHart):
     def _tail(self, goal: str) -> str:
         """Label of a block that continues in another region, found through its entry slot."""
         label, wild = self.text.fresh_label("tail"), self.text.fresh_label("wild")
-        self.cold.append((label, ["TAIL", goal, wild, *self._state_lines()]))
+        self.cold.append((label, ["TAIL", goal, wild, *self._pay(), *self._state_lines()]))
         return label
 
     def emit_tail(self, goal: str, wild: str, lines: list[str]) -> None:
@@ -394,22 +412,24 @@ class RegionHart(NativeHart):
         self.text.emit(f"store i64 {odd}, ptr %pc.v")
         self.text.emit("br label %leave")
 
-    def _entry(self, goal: str, wild: str) -> str:
-        """The code pointer for a guest address; `wild` where its page has none."""
+    def _slot(self, goal: str, wild: str) -> str:
+        """The address of the code pointer for a guest address; `wild` where that is none."""
         text = self.text
         if goal.startswith("%"):
-            inside, ok = text.value(f"icmp ult i64 {goal}, {abi.LIMIT}"), text.fresh_label("in")
+            inside, ok = text.value(f"icmp ult i64 {goal}, %limit"), text.fresh_label("in")
             text.emit(f"br i1 {inside}, label %{ok}, label %{wild}, !prof !0")
             text.label(ok)
             offset = text.value(f"shl i64 {goal}, 2")
-            slot = text.value(f"add i64 {offset}, {abi.ENTRIES}")
-        elif int(goal) < abi.LIMIT:
-            slot = str(abi.ENTRIES + int(goal) * 4)
-        else:
-            text.emit(f"br label %{wild}")
-            text.label(text.fresh_label("never"))
-            return "null"
-        return load_pointer(text, slot, wild)
+            return text.value(f"add i64 {offset}, {abi.ENTRIES}")
+        if int(goal) < abi.LIMIT:
+            return str(abi.ENTRIES + int(goal) * 4)
+        text.emit(f"br label %{wild}")
+        text.label(text.fresh_label("never"))
+        return "0"
+
+    def _entry(self, goal: str, wild: str) -> str:
+        """The code pointer for a guest address; `wild` where its page has none."""
+        return load_pointer(self.text, self._slot(goal, wild), wild)
 
     def branch(self, condition: Val, target: Val | int) -> None:
         goal = target if isinstance(target, int) else target.const
@@ -444,12 +464,14 @@ class RegionHart(NativeHart):
         for line in self._state_lines():
             text.emit(line)
         wild, deep = text.fresh_label("wild"), text.fresh_label("deep")
+        # First this, since LLVM makes one condition of two that are next to each other.
+        slot = self._slot(goal, wild)
         stack = text.value("call i64 @llvm.read_register.i64(metadata !2)")
         limit = text.value(f"load i64, ptr {text.value(field('stack_limit'))}")
         room = text.value(f"icmp ugt i64 {stack}, {limit}")
         text.emit(f"br i1 {room}, label %{deep}, label %{wild}, !prof !0")
         text.label(deep)
-        code = self._entry(goal, wild)
+        code = load_pointer(text, slot, wild)
         pinned = [text.value(f"load i64, ptr {_variable(r)}") for r in abi.PINNED]
         budget = text.value("load i64, ptr %budget.v")
         arguments = region_arguments(goal, budget, pinned)
