@@ -176,7 +176,7 @@ class Facts:
         outline = self._outlines[start]
         if self._region.blocks[start].kind == "call":
             return {}
-        values: dict[int, tuple[str, int] | int] = {r: ("", 0) for r in known}
+        values: dict[int, tuple[str, int] | int] = dict.fromkeys(known, ("", 0))
         values |= {register: (name, 0) for name, register in outline.begins.items()}
         found: Known = {}
         for register, value in (values | outline.ends).items():

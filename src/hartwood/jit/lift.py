@@ -22,55 +22,31 @@ from hartwood.jit.calling import (
     region_return,
     region_words,
 )
-from hartwood.jit.facts import CANONICAL, RAW, Facts, Outline
-from hartwood.jit.flow import F0, FLOATS, Block, Region, Step, inner_successors
+from hartwood.jit.facts import Facts
+from hartwood.jit.flow import F0, Block, Region, Step, inner_successors
 from hartwood.jit.quiet import FFLAGS, quiet_windows
 from hartwood.jit.target import transfer_target
-from hartwood.jit.words import NativeHart
+from hartwood.jit.variables import (
+    CANONICAL_NAN,
+    VariableHart,
+    kind_of,
+    registers_of,
+    variable,
+)
 
-#: The NaN that every operation produces (Unpriv. 21.2), as LLVM writes it.
-CANONICAL_NAN = "0x7FF8000000000000"
+#: The bits of the positive infinity: above them, but for the sign, are NaNs.
 _INFINITY = 0x7FF0 << 48
-_PINNED = sum(1 << register for register in abi.PINNED)
 
 
-def _registers(mask: int) -> list[int]:
-    return [r for r in range(1, 64) if mask >> r & 1]
-
-
-def _kind(register: int) -> str:
-    return "i64" if register < F0 else "double"
-
-
-def _variable(register: int) -> str:
-    return f"%x{register}" if register < F0 else f"%f{register - F0}"
-
-
-def _home(register: int) -> str:
-    """Where the register lives in `State`."""
-    return field("x", register) if register < F0 else field("f", register - F0)
-
-
-class RegionHart(NativeHart):
+class RegionHart(VariableHart):
     """`words.Hart` for the instructions of one region, one block at a time."""
-
-    raw_floats = True
 
     def __init__(
         self, text: Text, insns: InsnSet, region: Region, eager: bool, facts: Facts | None = None
     ) -> None:
-        super().__init__(text, insns)
-        self.facts = facts or Facts(insns, region)
-        #: What each block did, once it is lifted.
-        self.outlines: dict[int, Outline] = {}
+        super().__init__(text, insns, region, eager, facts)
         self.memory = FlatMemory(text, lambda address, is_store: self._exit_here(), "%limit")
-        self.region = region
-        self.eager = eager
         self.cold: list[tuple[str, list[str]]] = []
-        self._values: dict[int, Val] = {}
-        self._narrow: dict[int, Val] = {}
-        self._written: set[int] = set()
-        self._block = Block(0)
         self._step: Step | None = None
         self._retired = 0
         self._budget, self._due = "", 0
@@ -78,62 +54,6 @@ class RegionHart(NativeHart):
         self._here: str | None = None
         self._rounding_known = False
         self._quiet: int | None = None
-        self._begins: dict[str, int] = {}
-        #: Floating-point registers whose variables hold a raw result now.
-        self._raw: set[int] = set()
-
-    # Registers.
-    def _read(self, register: int) -> Val:
-        if register not in self._values:
-            name = self.text.value(f"load {_kind(register)}, ptr {_variable(register)}")
-            self._values[register] = self._begin(register, name)
-        return self._values[register]
-
-    def _begin(self, register: int, name: str) -> Val:
-        """What a register holds at the beginning of the block."""
-        if register < F0:
-            self._begins[name] = register
-            near = self.facts.near(self._block.start).get(register)
-            if near is not None:
-                self.memory.inside[name] = [(0, near)]
-            return Val(self.text, 64, name)
-        if register - F0 not in self._raw:
-            return Val(self.text, 64, fp=name)
-        value = Val(self.text, 64)
-        value.raw, value.canonical = name, lambda raw: self._float.canonical(raw, 64)
-        return value
-
-    def _write(self, register: int, value: Val) -> None:
-        self._values[register] = value
-        self._written.add(register)
-        self._narrow.pop(register, None)
-        if self.eager and register < F0 and register not in abi.PINNED:
-            self.text.emit(f"store i64 {value.name}, ptr {self.text.value(_home(register))}")
-
-    def read_x(self, index: Val | int) -> Val:
-        number = _number(index)
-        return self._read(number) if number else constant(self.text, 0, 64)
-
-    def write_x(self, index: Val | int, value: Val) -> None:
-        number = _number(index)
-        if number:
-            self._write(number, value)
-
-    def read_f(self, index: Val | int) -> Val:
-        return self._read(F0 + _number(index))
-
-    def write_f(self, index: Val | int, value: Val) -> None:
-        self._write(F0 + _number(index), value)
-
-    def _read_f32(self, index: Val | int) -> Val:
-        register = F0 + _number(index)
-        if register not in self._narrow:
-            self._narrow[register] = super()._read_f32(index)
-        return self._narrow[register]
-
-    def _write_f32(self, index: Val | int, value: Val) -> None:
-        super()._write_f32(index, value)
-        self._narrow[F0 + _number(index)] = value
 
     # Where control is.
     @property
@@ -171,49 +91,6 @@ class RegionHart(NativeHart):
             f"{left} = sub i64 {self._budget}, {self._due}",
             f"store i64 {left}, ptr %budget.v",
         ]
-
-    def _save_lines(self, mask: int) -> list[str]:
-        """Lines that bring `State` up to date for the registers of `mask`, and the variables of
-        the pinned ones, from what this block knows."""
-        lines: list[str] = []
-        fresh = self.text.fresh
-        for register in _registers(mask):
-            value = self._values.get(register)
-            if register in self._written and value is not None:
-                name = value.name if register < F0 else self._settled(value, lines)
-            else:
-                name = self._variable_line(register, lines)
-            where = fresh()
-            lines.append(f"{where} = {_home(register)}")
-            lines.append(f"store {_kind(register)} {name}, ptr {where}")
-        for register in sorted(self._written & set(abi.PINNED)):
-            lines.append(f"store i64 {self._values[register].name}, ptr {_variable(register)}")
-        return lines
-
-    def _settled(self, value: Val, lines: list[str]) -> str:
-        """A floating-point value for a cold block; a raw one is made canonical there."""
-        if value.fp is not None or value.raw is None:
-            return value.float_name
-        return self._canonical_line(value.raw, lines)
-
-    def _canonical_line(self, raw: str, lines: list[str]) -> str:
-        is_nan, name = self.text.fresh(), self.text.fresh()
-        lines.append(f"{is_nan} = fcmp uno double {raw}, {raw}")
-        lines.append(f"{name} = select i1 {is_nan}, double {CANONICAL_NAN}, double {raw}")
-        return name
-
-    def _variable_line(self, register: int, lines: list[str]) -> str:
-        """The content of a register's variable, for its home."""
-        name = self.text.fresh()
-        lines.append(f"{name} = load {_kind(register)}, ptr {_variable(register)}")
-        return self._canonical_line(name, lines) if register - F0 in self._raw else name
-
-    def _dirty(self) -> int:
-        """Registers that `State` does not have the value of."""
-        mask = 0
-        for register in self._written:
-            mask |= 1 << register
-        return self._block.dirty | mask & (FLOATS if self.eager else ~_PINNED)
 
     def _exit_here(self) -> str:
         """Label of a cold block that lets the interpreter go on at the instruction at hand, one
@@ -273,42 +150,6 @@ class RegionHart(NativeHart):
         self.text.label(good)
 
     # Control transfer.
-    def _flush(self) -> None:
-        """Bring the variables up to date at the end of a block. A raw result stays one where all
-        who come next in the region know."""
-        self.outlines[self._block.start] = self._outline()
-        goals = [] if self._block.kind == "call" else inner_successors(self.region, self._block)
-        kept = self._raw.union(*map(self.facts.raw, goals))
-        for goal in goals:
-            kept &= self.facts.raw(goal)
-        stale = {F0 + register for register in self._raw - kept} - self._written
-        for register in sorted(self._written | stale):
-            value = self._read(register)
-            if register < F0:
-                name = value.name
-            elif register - F0 in kept and goals and value.raw is not None and value.fp is None:
-                name = value.raw
-            else:
-                name = value.float_name
-            self.text.emit(f"store {_kind(register)} {name}, ptr {_variable(register)}")
-        self._raw = kept if goals else self._raw - {r - F0 for r in self._written}
-
-    def _outline(self) -> Outline:
-        """What the block did."""
-        told = Outline(self._begins)
-        told.points = {n: [at for at, by in p if not by] for n, p in self.memory.inside.items()}
-        for register in self._written:
-            value = self._values[register]
-            if register >= F0:
-                clean = value.raw is not None or value.const == 0
-                is_raw = value.raw is not None and value.fp is None
-                told.floats[register - F0] = (RAW if is_raw else CANONICAL) if clean else None
-            elif value.const is not None and value.const < abi.LIMIT:
-                told.ends[register] = value.const
-            else:
-                told.ends[register] = value.root or value.name, value.offset
-        return told
-
     def _go(self, goal: int) -> str:
         """Label that continues at guest address `goal` after this block. The variables are up to
         date and the budget is charged."""
@@ -330,10 +171,10 @@ class RegionHart(NativeHart):
         good = self._all(holds, lines)
         lines.append(f"br i1 {good}, label %b{goal:x}, label %{over}, !prof !0")
         # After a call everything is at home.
-        home = [] if self._block.kind == "call" else self._state_lines()
+        saved = [] if self._block.kind == "call" else self._state_lines()
         self.cold += [
             (back, lines),
-            (over, [*home, f"store i64 {goal | 1}, ptr %pc.v", "br label %leave"]),
+            (over, [*saved, f"store i64 {goal | 1}, ptr %pc.v", "br label %leave"]),
         ]
         return back
 
@@ -344,7 +185,7 @@ class RegionHart(NativeHart):
         for register, offset in self.facts.to_compare(before, goal).items():
             base, address, below = fresh(), fresh(), fresh()
             lines += [
-                f"{base} = load i64, ptr {_variable(register)}",
+                f"{base} = load i64, ptr {variable(register)}",
                 f"{address} = add i64 {base}, {offset}",
                 f"{below} = icmp ult i64 {address}, %limit",
             ]
@@ -376,15 +217,6 @@ class RegionHart(NativeHart):
             good = both
         return good
 
-    def _state_lines(self) -> list[str]:
-        """Write back from the variables, which are up to date."""
-        lines = []
-        for register in _registers(self._dirty()):
-            name, where = self._variable_line(register, lines), self.text.fresh()
-            lines.append(f"{where} = {_home(register)}")
-            lines.append(f"store {_kind(register)} {name}, ptr {where}")
-        return lines
-
     def _tail(self, goal: str) -> str:
         """Label of a block that continues in another region, found through its entry slot."""
         label, wild = self.text.fresh_label("tail"), self.text.fresh_label("wild")
@@ -398,7 +230,7 @@ class RegionHart(NativeHart):
             text.emit(line)
         text.emit(f"store i64 {goal}, ptr %pc.v")
         code = self._entry(goal, wild)
-        pinned = [text.value(f"load i64, ptr {_variable(r)}") for r in abi.PINNED]
+        pinned = [text.value(f"load i64, ptr {variable(r)}") for r in abi.PINNED]
         budget = text.value("load i64, ptr %budget.v")
         arguments = region_arguments(goal, budget, pinned)
         result = text.value(f"musttail call {REGION_CC} {REGION_RESULT} {code}({arguments})")
@@ -472,7 +304,7 @@ class RegionHart(NativeHart):
         text.emit(f"br i1 {room}, label %{deep}, label %{wild}, !prof !0")
         text.label(deep)
         code = load_pointer(text, slot, wild)
-        pinned = [text.value(f"load i64, ptr {_variable(r)}") for r in abi.PINNED]
+        pinned = [text.value(f"load i64, ptr {variable(r)}") for r in abi.PINNED]
         budget = text.value("load i64, ptr %budget.v")
         arguments = region_arguments(goal, budget, pinned)
         result = text.value(f"call {REGION_CC} {REGION_RESULT} {code}({arguments})")
@@ -490,7 +322,7 @@ class RegionHart(NativeHart):
         )
         text.label(here)
         for register, word in zip(abi.PINNED, pinned, strict=True):
-            text.emit(f"store i64 {word}, ptr {_variable(register)}")
+            text.emit(f"store i64 {word}, ptr {variable(register)}")
         text.emit(f"store i64 {left}, ptr %budget.v")
         follower = self.region.blocks.get(self._block.end)
         if follower is None:
@@ -499,15 +331,6 @@ class RegionHart(NativeHart):
             return
         self._load_homes(follower.live)
         text.emit(f"br label %{self._go(follower.start)}")
-
-    def _load_homes(self, mask: int) -> None:
-        """Load registers that are not pinned from `State` into their variables."""
-        text = self.text
-        for register in _registers(mask):
-            if register in abi.PINNED:
-                continue
-            name = text.value(f"load {_kind(register)}, ptr {text.value(_home(register))}")
-            text.emit(f"store {_kind(register)} {name}, ptr {_variable(register)}")
 
     # The region.
     def prologue(self) -> None:
@@ -519,11 +342,11 @@ class RegionHart(NativeHart):
         # In memory, because a comparison can take it from there and no instruction holds 2**38.
         text.emit(f"%limit.at = {field('limit')}")
         text.emit("%limit = load i64, ptr %limit.at, !invariant.load !3, !range !5")
-        registers = sorted(set(_registers(region.used)) | set(abi.PINNED))
+        registers = sorted(set(registers_of(region.used)) | set(abi.PINNED))
         for register in registers:
-            text.emit(f"{_variable(register)} = alloca {_kind(register)}")
+            text.emit(f"{variable(register)} = alloca {kind_of(register)}")
         for index, register in enumerate(abi.PINNED):
-            text.emit(f"store i64 %p{index}, ptr {_variable(register)}")
+            text.emit(f"store i64 %p{index}, ptr {variable(register)}")
         odd = text.value("or i64 %pc, 1")
         text.emit(f"store i64 {odd}, ptr %pc.v")
         spent = text.value("icmp slt i64 %budget, 0")
@@ -602,15 +425,8 @@ class RegionHart(NativeHart):
                 text.emit(line)
         text.label("leave")
         words = [text.value("load i64, ptr %pc.v"), text.value("load i64, ptr %budget.v")]
-        words += [text.value(f"load i64, ptr {_variable(r)}") for r in abi.PINNED]
+        words += [text.value(f"load i64, ptr {variable(r)}") for r in abi.PINNED]
         region_return(text, words)
-
-
-def _number(index: Val | int) -> int:
-    if isinstance(index, int):
-        return index
-    assert index.const is not None
-    return index.const
 
 
 def region_name(entry: int) -> str:
