@@ -202,7 +202,7 @@ class VariableHart(NativeHart):
 
     def _state_lines(self) -> list[str]:
         """Write back from the variables, which are up to date."""
-        lines = []
+        lines: list[str] = []
         for register in registers_of(self._dirty()):
             name, where = self._variable_line(register, lines), self.text.fresh()
             lines.append(f"{where} = {home(register)}")
