@@ -43,7 +43,8 @@ def start_of(text: str, x: dict[int, int], f: dict[int, int], frm: int = 0) -> S
         f=[f.get(n, ONE + n) for n in range(32)],
         fcsr=frm << 5,
         areas=areas,
-        entries=[CODE],
+        # The second is what a loop of these calls, so that calls go from region to region.
+        entries=[CODE, CODE + 4],
     )
 
 
