@@ -304,6 +304,18 @@ def test_a_region_in_which_slices_end_is_translated_better_once(bench: Bench) ->
     assert (request.entries, request.level) == ([CODE], BEST)
 
 
+def test_one_region_is_made_better_at_a_time(bench: Bench) -> None:
+    bench.have(CODE)
+    bench.have(CODE + 256)
+    for _ in range(SAMPLES[FIRST] * 2):
+        bench.known.sample(CODE)
+        bench.known.sample(CODE + 256)
+    assert bench.asked == [[CODE]]
+    bench.answer()
+    bench.known.sample(CODE + 256)
+    assert bench.asked == [[CODE], [CODE + 256]]
+
+
 def test_the_best_and_the_unknown_are_left_alone(bench: Bench) -> None:
     bench.have(CODE, level=BEST)
     for _ in range(SAMPLES[FIRST] * 2):

@@ -13,7 +13,7 @@ from hartwood.jit import host_x86 as host
 from hartwood.jit.abi import LIMIT
 
 #: Half of what `FlatSpace` leaves inaccessible on either side.
-_NEAR = 1 << 19
+NEAR = 1 << 19
 
 
 def load_pointer(text: Text, address: str, fault: str) -> str:
@@ -127,23 +127,25 @@ class FlatMemory:
         self._text = text
         self._slow = slow
         self._limit = limit
-        #: Offsets from a value, by its name, that were found inside the address space.
-        self._checked: dict[str, list[int]] = {}
+        #: Offsets from a value, by its name, at most so far from an address that was found inside
+        #: the address space: because it was compared, or because an access of it did not fault.
+        self.inside: dict[str, list[tuple[int, int]]] = {}
 
     def new_block(self) -> None:
         """Forget which addresses were compared with the limit: control may come from elsewhere."""
-        self._checked.clear()
+        self.inside.clear()
 
     def _pointer(self, address: Val, slow: str) -> str:
         text = self._text
-        checked = self._checked.setdefault(address.root or address.name, [])
+        inside = self.inside.setdefault(address.root or address.name, [])
         # What is near an address inside is inside or in the guard zones around the reservation.
-        if not any(abs(address.offset - near) < _NEAR for near in checked):
-            inside = text.value(f"icmp ult i64 {address.name}, {self._limit}")
+        known = address.const is not None and address.const < LIMIT
+        if not known and not any(abs(address.offset - at) + by < NEAR for at, by in inside):
+            below = text.value(f"icmp ult i64 {address.name}, {self._limit}")
             ok = text.fresh_label("in")
-            text.emit(f"br i1 {inside}, label %{ok}, label %{slow}, !prof !0")
+            text.emit(f"br i1 {below}, label %{ok}, label %{slow}, !prof !0")
             text.label(ok)
-            checked.append(address.offset)
+        inside.append((address.offset, 0))
         return text.value(f"inttoptr i64 {address.name} to ptr")
 
     def load(self, address: Val, size: int) -> Val:

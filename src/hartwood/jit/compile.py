@@ -21,6 +21,7 @@ _METADATA = """
 !2 = !{!"rsp"}
 !3 = !{}
 !4 = !{i64 -2147483648, i64 2147483648}
+!5 = !{i64 274877906944, i64 549755813888}
 """
 _ATTRIBUTES = """
 attributes #0 = { nounwind strictfp }

@@ -24,96 +24,45 @@ from hartwood.jit.calling import (
     region_return,
     region_words,
 )
-from hartwood.jit.flow import F0, FLOATS, Block, Region, Step, inner_successors
-from hartwood.jit.quiet import quiet_windows
-from hartwood.jit.words import NativeHart
+from hartwood.jit.facts import Facts
+from hartwood.jit.flow import F0, Block, Region, Step, inner_successors
+from hartwood.jit.quiet import FFLAGS, quiet_windows
+from hartwood.jit.target import transfer_target
+from hartwood.jit.variables import (
+    CANONICAL_NAN,
+    VariableHart,
+    variable,
+)
 
-#: The NaN that every operation produces (Unpriv. 21.2), as LLVM writes it.
-CANONICAL_NAN = "0x7FF8000000000000"
-
-
-def _registers(mask: int) -> list[int]:
-    return [r for r in range(1, 64) if mask >> r & 1]
-
-
-def _kind(register: int) -> str:
-    return "i64" if register < F0 else "double"
+#: The bits of the positive infinity: above them, but for the sign, are NaNs.
+_INFINITY = 0x7FF0 << 48
 
 
-def _variable(register: int) -> str:
-    return f"%x{register}" if register < F0 else f"%f{register - F0}"
-
-
-def _home(register: int) -> str:
-    """Where the register lives in `State`."""
-    return field("x", register) if register < F0 else field("f", register - F0)
-
-
-class RegionHart(NativeHart):
+class RegionHart(VariableHart):
     """`words.Hart` for the instructions of one region, one block at a time."""
 
-    raw_floats = True
-    #: Guest registers that travel in host registers between regions.
-    pinned: tuple[int, ...] = abi.PINNED
+    #: The block that an entry goes to whose block relies on what does not hold.
+    refused = "leave"
 
-    def __init__(self, text: Text, insns: InsnSet, region: Region, eager: bool) -> None:
-        super().__init__(text, insns)
-        self.memory = FlatMemory(text, lambda address, is_store: self._exit_here(), "%limit")
-        self.region = region
-        self.eager = eager
+    def __init__(
+        self, text: Text, insns: InsnSet, region: Region, eager: bool, facts: Facts | None = None
+    ) -> None:
+        super().__init__(text, insns, region, eager, facts)
+        self._flat = FlatMemory(text, lambda address, is_store: self._exit_here(), "%limit")
+        self.memory = self._flat
         self.cold: list[tuple[str, list[str]]] = []
-        self._values: dict[int, Val] = {}
-        self._narrow: dict[int, Val] = {}
-        self._written: set[int] = set()
-        self._block = Block(0)
         self._step: Step | None = None
         self._retired = 0
-        self._budget = ""
+        self._budget, self._due = "", 0
         self._ended = False
         self._here: str | None = None
         self._rounding_known = False
         self._quiet: int | None = None
 
-    # Registers.
-    def _read(self, register: int) -> Val:
-        if register not in self._values:
-            kind = _kind(register)
-            name = self.text.value(f"load {kind}, ptr {_variable(register)}")
-            value = Val(self.text, 64, name) if kind == "i64" else Val(self.text, 64, fp=name)
-            self._values[register] = value
-        return self._values[register]
-
-    def _write(self, register: int, value: Val) -> None:
-        self._values[register] = value
-        self._written.add(register)
-        self._narrow.pop(register, None)
-        if self.eager and register < F0 and register not in self.pinned:
-            self.text.emit(f"store i64 {value.name}, ptr {self.text.value(_home(register))}")
-
-    def read_x(self, index: Val | int) -> Val:
-        number = _number(index)
-        return self._read(number) if number else constant(self.text, 0, 64)
-
-    def write_x(self, index: Val | int, value: Val) -> None:
-        number = _number(index)
-        if number:
-            self._write(number, value)
-
-    def read_f(self, index: Val | int) -> Val:
-        return self._read(F0 + _number(index))
-
-    def write_f(self, index: Val | int, value: Val) -> None:
-        self._write(F0 + _number(index), value)
-
-    def _read_f32(self, index: Val | int) -> Val:
-        register = F0 + _number(index)
-        if register not in self._narrow:
-            self._narrow[register] = super()._read_f32(index)
-        return self._narrow[register]
-
-    def _write_f32(self, index: Val | int, value: Val) -> None:
-        super()._write_f32(index, value)
-        self._narrow[F0 + _number(index)] = value
+    @property
+    def inside(self) -> dict[str, list[tuple[int, int]]]:
+        """See `VariableHart.inside`."""
+        return self._flat.inside
 
     # Where control is.
     @property
@@ -132,44 +81,25 @@ class RegionHart(NativeHart):
         """Take the whole block off the budget at its beginning: an exit in its middle gives back
         what did not run. One subtraction and one use make a plain loop counter for LLVM."""
         before = self.text.value("load i64, ptr %budget.v")
-        self._budget = self.text.value(f"sub i64 {before}, {len(block.steps)}")
+        size = len(block.steps)
+        closes = any(goal <= block.start for goal in inner_successors(self.region, block))
+        if closes and block.kind == "branch":
+            # Each way out pays for itself: paying before them, LLVM would charge what leaves the
+            # loop from before this block, and the loop would keep two numbers.
+            self._budget, self._due = before, size
+            return
+        self._budget, self._due = self.text.value(f"sub i64 {before}, {size}"), 0
         self.text.emit(f"store i64 {self._budget}, ptr %budget.v")
 
-    def _save_lines(self, mask: int) -> list[str]:
-        """Lines that bring `State` up to date for the registers of `mask`, and the variables of
-        the pinned ones, from what this block knows."""
-        lines: list[str] = []
-        fresh = self.text.fresh
-        for register in _registers(mask):
-            value = self._values.get(register)
-            if register in self._written and value is not None:
-                name = value.name if register < F0 else self._settled(value, lines)
-            else:
-                name = fresh()
-                lines.append(f"{name} = load {_kind(register)}, ptr {_variable(register)}")
-            where = fresh()
-            lines.append(f"{where} = {_home(register)}")
-            lines.append(f"store {_kind(register)} {name}, ptr {where}")
-        for register in sorted(self._written & set(self.pinned)):
-            lines.append(f"store i64 {self._values[register].name}, ptr {_variable(register)}")
-        return lines
-
-    def _settled(self, value: Val, lines: list[str]) -> str:
-        """A floating-point value for a cold block; a raw one is made canonical there."""
-        if value.fp is not None or value.raw is None:
-            return value.float_name
-        is_nan, name = self.text.fresh(), self.text.fresh()
-        lines.append(f"{is_nan} = fcmp uno double {value.raw}, {value.raw}")
-        lines.append(f"{name} = select i1 {is_nan}, double {CANONICAL_NAN}, double {value.raw}")
-        return name
-
-    def _dirty(self) -> int:
-        """Registers that `State` does not have the value of."""
-        mask = 0
-        for register in self._written:
-            mask |= 1 << register
-        pinned = sum(1 << register for register in self.pinned)
-        return self._block.dirty | mask & (FLOATS if self.eager else ~pinned)
+    def _pay(self) -> list[str]:
+        """Lines that take off the budget what is due on a way out of the block."""
+        if not self._due:
+            return []
+        left = self.text.fresh()
+        return [
+            f"{left} = sub i64 {self._budget}, {self._due}",
+            f"store i64 {left}, ptr %budget.v",
+        ]
 
     def _exit_here(self) -> str:
         """Label of a cold block that lets the interpreter go on at the instruction at hand, one
@@ -177,8 +107,9 @@ class RegionHart(NativeHart):
         assert self._step is not None
         if self._here is None:
             self._here, left = self.text.fresh_label("exit"), self.text.fresh()
+            kept = len(self._block.steps) - self._due - self._retired
             lines = [
-                f"{left} = add i64 {self._budget}, {len(self._block.steps) - self._retired}",
+                f"{left} = add i64 {self._budget}, {kept}",
                 *self._save_lines(self._dirty()),
                 f"store i64 {left}, ptr %budget.v",
                 *self._out(self._step.pc, interpreted=True),
@@ -200,7 +131,8 @@ class RegionHart(NativeHart):
     def csr_update(self, number: Val | int, op: str, value: Val | int, source: Val | int) -> Val:
         if self._quiet is not None:  # nothing was raised, so there is nothing to put back
             return constant(self.text, 0, 64)
-        self._rounding_known = False
+        if number != FFLAGS:
+            self._rounding_known = False
         return super().csr_update(number, op, value, source)
 
     def _compare(self, operation: Callable[[str, str, int], str], a: Val, b: Val) -> Val:
@@ -231,47 +163,81 @@ class RegionHart(NativeHart):
         self.text.label(good)
 
     # Control transfer.
-    def _flush(self) -> None:
-        """Bring the variables up to date at the end of a block."""
-        for register in sorted(self._written):
-            value = self._values[register]
-            name = value.name if register < F0 else value.float_name
-            self.text.emit(f"store {_kind(register)} {name}, ptr {_variable(register)}")
-
     def _go(self, goal: int) -> str:
         """Label that continues at guest address `goal` after this block. The variables are up to
         date and the budget is charged."""
         if goal not in self.region.blocks:
             return self._tail(str(goal))
-        if goal > self._block.start:
-            return f"b{goal:x}"
-        label = self.text.fresh_label("back")
-        over = self.text.fresh_label("over")
-        lines, spent = self._spent()
-        lines.append(f"br i1 {spent}, label %{over}, label %b{goal:x}, !prof !1")
-        self.cold.append((label, lines))
-        self.cold.append((over, [*self._state_lines(), *self._out(goal)]))
-        return label
+        lines = self._pay()
+        holds = self._conditions(self._block.start, goal, lines)
+        if goal > self._block.start and not holds:
+            if not lines:
+                return f"b{goal:x}"
+            way = self.text.fresh_label("way")
+            self.cold.append((way, [*lines, f"br label %b{goal:x}"]))
+            return way
+        back, over = self.text.fresh_label("back"), self.text.fresh_label("over")
+        if goal <= self._block.start:
+            holds += self._may_go_round(lines)
+        good = self._all(holds, lines)
+        lines.append(f"br i1 {good}, label %b{goal:x}, label %{over}, !prof !0")
+        # After a call everything is at home.
+        saved = [] if self._block.kind == "call" else self._state_lines()
+        self.cold += [
+            (back, lines),
+            (over, [*saved, *self._out(goal)]),
+        ]
+        return back
 
-    def _spent(self) -> tuple[list[str], str]:
-        """Lines that find out whether a loop has to be left, and the i1 that says so."""
-        left, spent = self.text.fresh(), self.text.fresh()
-        return [f"{left} = load i64, ptr %budget.v", f"{spent} = icmp slt i64 {left}, 0"], spent
+    def _may_go_round(self, lines: list[str]) -> list[str]:
+        """What has to hold for a loop to go on: i1 names, and the lines before them."""
+        left, paid = self.text.fresh(), self.text.fresh()
+        lines += [f"{left} = load i64, ptr %budget.v", f"{paid} = icmp sge i64 {left}, 0"]
+        return [paid]
 
-    def _state_lines(self) -> list[str]:
-        """Write back from the variables, which are up to date."""
-        lines = []
-        for register in _registers(self._dirty()):
-            name, where = self.text.fresh(), self.text.fresh()
-            lines.append(f"{name} = load {_kind(register)}, ptr {_variable(register)}")
-            lines.append(f"{where} = {_home(register)}")
-            lines.append(f"store {_kind(register)} {name}, ptr {where}")
-        return lines
+    def _conditions(self, before: int | None, goal: int, lines: list[str]) -> list[str]:
+        """What the block `goal` relies on and is not known on the way from another block or from
+        outside: i1 names, and the lines before them."""
+        holds, fresh = [], self.text.fresh
+        for register, offset in self.facts.to_compare(before, goal).items():
+            base, address, below = fresh(), fresh(), fresh()
+            lines += [
+                f"{base} = load i64, ptr {variable(register)}",
+                f"{address} = add i64 {base}, {offset}",
+                f"{below} = icmp ult i64 {address}, %limit",
+            ]
+            holds.append(below)
+        for register in self.facts.to_be_result(before, goal):
+            if self.region.blocks[goal].live >> (F0 + register) & 1:
+                holds.append(self._is_result(f"%f{register}", lines))
+        return holds
+
+    def _is_result(self, variable: str, lines: list[str]) -> str:
+        """Whether a variable holds no NaN but the canonical one, as an i1."""
+        bits, magnitude, number, usual, good = (self.text.fresh() for _ in range(5))
+        # As an integer: comparing a signalling NaN would raise NV.
+        lines += [
+            f"{bits} = load i64, ptr {variable}",
+            f"{magnitude} = shl i64 {bits}, 1",
+            f"{number} = icmp ule i64 {magnitude}, {_INFINITY << 1}",
+            f"{usual} = icmp eq i64 {bits}, {int(CANONICAL_NAN, 16)}",
+            f"{good} = or i1 {number}, {usual}",
+        ]
+        return good
+
+    def _all(self, holds: list[str], lines: list[str]) -> str:
+        """The conjunction of i1 names, at least one."""
+        good = holds[0]
+        for hold in holds[1:]:
+            both = self.text.fresh()
+            lines.append(f"{both} = and i1 {good}, {hold}")
+            good = both
+        return good
 
     def _tail(self, goal: str) -> str:
         """Label of a block that continues in another region, found through its entry slot."""
         label, wild = self.text.fresh_label("tail"), self.text.fresh_label("wild")
-        self.cold.append((label, ["TAIL", goal, wild, *self._state_lines()]))
+        self.cold.append((label, ["TAIL", goal, wild, *self._pay(), *self._state_lines()]))
         return label
 
     def emit_tail(self, goal: str, wild: str, lines: list[str]) -> None:
@@ -281,7 +247,7 @@ class RegionHart(NativeHart):
             text.emit(line)
         text.emit(f"store i64 {goal}, ptr %pc.v")
         code = self._entry(goal, wild)
-        pinned = [text.value(f"load i64, ptr {_variable(r)}") for r in abi.PINNED]
+        pinned = [text.value(f"load i64, ptr {variable(r)}") for r in abi.PINNED]
         budget = text.value("load i64, ptr %budget.v")
         arguments = region_arguments(goal, budget, pinned)
         result = text.value(f"musttail call {REGION_CC} {REGION_RESULT} {code}({arguments})")
@@ -295,22 +261,24 @@ class RegionHart(NativeHart):
         self.text.emit(f"store i64 {odd}, ptr %pc.v")
         self.text.emit("br label %leave")
 
-    def _entry(self, goal: str, wild: str) -> str:
-        """The code pointer for a guest address; `wild` where its page has none."""
+    def _slot(self, goal: str, wild: str) -> str:
+        """The address of the code pointer for a guest address; `wild` where that is none."""
         text = self.text
         if goal.startswith("%"):
-            inside, ok = text.value(f"icmp ult i64 {goal}, {abi.LIMIT}"), text.fresh_label("in")
+            inside, ok = text.value(f"icmp ult i64 {goal}, %limit"), text.fresh_label("in")
             text.emit(f"br i1 {inside}, label %{ok}, label %{wild}, !prof !0")
             text.label(ok)
             offset = text.value(f"shl i64 {goal}, 2")
-            slot = text.value(f"add i64 {offset}, {abi.ENTRIES}")
-        elif int(goal) < abi.LIMIT:
-            slot = str(abi.ENTRIES + int(goal) * 4)
-        else:
-            text.emit(f"br label %{wild}")
-            text.label(text.fresh_label("never"))
-            return "null"
-        return load_pointer(text, slot, wild)
+            return text.value(f"add i64 {offset}, {abi.ENTRIES}")
+        if int(goal) < abi.LIMIT:
+            return str(abi.ENTRIES + int(goal) * 4)
+        text.emit(f"br label %{wild}")
+        text.label(text.fresh_label("never"))
+        return "0"
+
+    def _entry(self, goal: str, wild: str) -> str:
+        """The code pointer for a guest address; `wild` where its page has none."""
+        return load_pointer(self.text, self._slot(goal, wild), wild)
 
     def branch(self, condition: Val, target: Val | int) -> None:
         goal = self._block.target
@@ -345,13 +313,15 @@ class RegionHart(NativeHart):
         for line in self._state_lines():
             text.emit(line)
         wild, deep = text.fresh_label("wild"), text.fresh_label("deep")
+        # First this, since LLVM makes one condition of two that are next to each other.
+        slot = self._slot(goal, wild)
         stack = text.value("call i64 @llvm.read_register.i64(metadata !2)")
         limit = text.value(f"load i64, ptr {text.value(field('stack_limit'))}")
         room = text.value(f"icmp ugt i64 {stack}, {limit}")
         text.emit(f"br i1 {room}, label %{deep}, label %{wild}, !prof !0")
         text.label(deep)
-        code = self._entry(goal, wild)
-        pinned = [text.value(f"load i64, ptr {_variable(r)}") for r in abi.PINNED]
+        code = load_pointer(text, slot, wild)
+        pinned = [text.value(f"load i64, ptr {variable(r)}") for r in abi.PINNED]
         budget = text.value("load i64, ptr %budget.v")
         arguments = region_arguments(goal, budget, pinned)
         result = text.value(f"call {REGION_CC} {REGION_RESULT} {code}({arguments})")
@@ -369,7 +339,7 @@ class RegionHart(NativeHart):
         )
         text.label(here)
         for register, word in zip(abi.PINNED, pinned, strict=True):
-            text.emit(f"store i64 {word}, ptr {_variable(register)}")
+            text.emit(f"store i64 {word}, ptr {variable(register)}")
         text.emit(f"store i64 {left}, ptr %budget.v")
         follower = self.region.blocks.get(self._block.end)
         if follower is None:
@@ -377,16 +347,7 @@ class RegionHart(NativeHart):
             text.emit("br label %leave")
             return
         self._load_homes(follower.live)
-        text.emit(f"br label %b{follower.start:x}")
-
-    def _load_homes(self, mask: int) -> None:
-        """Load registers that are not pinned from `State` into their variables."""
-        text = self.text
-        for register in _registers(mask):
-            if register in self.pinned:
-                continue
-            name = text.value(f"load {_kind(register)}, ptr {text.value(_home(register))}")
-            text.emit(f"store {_kind(register)} {name}, ptr {_variable(register)}")
+        text.emit(f"br label %{self._go(follower.start)}")
 
     # The region.
     def prologue(self) -> None:
@@ -397,23 +358,18 @@ class RegionHart(NativeHart):
         text.emit("store i64 %budget, ptr %budget.v")
         # In memory, because a comparison can take it from there and no instruction holds 2**38.
         text.emit(f"%limit.at = {field('limit')}")
-        text.emit("%limit = load i64, ptr %limit.at, !invariant.load !3")
-        self._declare()
+        text.emit("%limit = load i64, ptr %limit.at, !invariant.load !3, !range !5")
+        self.declare()
         for index, register in enumerate(abi.PINNED):
-            text.emit(f"store i64 %p{index}, ptr {_variable(register)}")
+            text.emit(f"store i64 %p{index}, ptr {variable(register)}")
         odd = text.value("or i64 %pc, 1")
         text.emit(f"store i64 {odd}, ptr %pc.v")
         spent = text.value("icmp slt i64 %budget, 0")
         text.emit(f"br i1 {spent}, label %leave, label %go, !prof !1")
         text.label("go")
-        self._enter("%pc", {entry: entry for entry in self.region.entries})
+        self._dispatch("%pc", {entry: entry for entry in self.region.entries})
 
-    def _declare(self) -> None:
-        """A variable for each register in use."""
-        for register in sorted(set(_registers(self.region.used)) | set(self.pinned)):
-            self.text.emit(f"{_variable(register)} = alloca {_kind(register)}")
-
-    def _enter(self, key: str, entries: dict[int, int]) -> None:
+    def _dispatch(self, key: str, entries: dict[int, int]) -> None:
         """Go to the entry whose number in `entries` is that of the i64 operand `key`."""
         text, (first, *others) = self.text, self.region.entries
         if others:
@@ -427,7 +383,25 @@ class RegionHart(NativeHart):
         for entry in self.region.entries:
             text.label(f"e{entry:x}")
             self._load_homes(self.region.blocks[entry].live)
-            text.emit(f"br label %b{entry:x}")
+            self._enter(entry)
+
+    def _enter(self, entry: int) -> None:
+        """From outside to a block, if what it relies on holds; else the interpreter goes on."""
+        text, lines = self.text, list[str]()
+        holds = self._conditions(None, entry, lines)
+        if self.facts.rounds:
+            where, reserved, usual = (text.fresh() for _ in range(3))
+            lines.append(f"{where} = {field('frm_reserved')}")
+            lines.append(f"{reserved} = load i64, ptr {where}")
+            lines.append(f"{usual} = icmp eq i64 {reserved}, 0")
+            holds.append(usual)
+        if holds:
+            good = self._all(holds, lines)
+            lines.append(f"br i1 {good}, label %b{entry:x}, label %{self.refused}, !prof !0")
+        else:
+            lines.append(f"br label %b{entry:x}")
+        for line in lines:
+            text.emit(line)
 
     def block(self, block: Block) -> None:
         """Translate one block."""
@@ -435,8 +409,10 @@ class RegionHart(NativeHart):
         self._narrow.clear()
         self._written.clear()
         self.memory.new_block()
+        self._begins = {}
         self._block, self._ended = block, False
-        self._rounding_known = False
+        self._raw = self.facts.raw(block.start)
+        self._rounding_known = block.start not in self.facts.unsure
         self.text.label(f"b{block.start:x}")
         self._charge(block)
         quiet = quiet_windows(self.insns, block.steps)
@@ -472,15 +448,8 @@ class RegionHart(NativeHart):
                 text.emit(line)
         text.label("leave")
         words = [text.value("load i64, ptr %pc.v"), text.value("load i64, ptr %budget.v")]
-        words += [text.value(f"load i64, ptr {_variable(r)}") for r in abi.PINNED]
+        words += [text.value(f"load i64, ptr {variable(r)}") for r in abi.PINNED]
         region_return(text, words)
-
-
-def _number(index: Val | int) -> int:
-    if isinstance(index, int):
-        return index
-    assert index.const is not None
-    return index.const
 
 
 def region_name(entry: int) -> str:
@@ -492,8 +461,13 @@ def region_text(insns: InsnSet, region: Region, *, eager: bool = False) -> str:
     """LLVM text of one region. With `eager`, for a region that `Explorer` found so, registers are
     written home at once: faster to compile, because exits have nothing to write back, and slower
     to run."""
-    text = Text()
-    hart = RegionHart(text, insns, region, eager)
+    text, facts = Text(), None
+    if not eager:
+        scout = RegionHart(Text(), insns, region, eager)
+        for block in region.blocks.values():
+            scout.block(block)
+        facts = Facts(insns, region, scout.outlines)
+    hart = RegionHart(text, insns, region, eager, facts)
     hart.prologue()
     for block in region.blocks.values():
         hart.block(block)
@@ -502,46 +476,6 @@ def region_text(insns: InsnSet, region: Region, *, eager: bool = False) -> str:
         f"define {REGION_CC} {REGION_RESULT} @{region_name(region.entries[0])}({REGION_PARAMETERS})"
     )
     return f"{head} #0 {{\nentry:\n{text.body()}\n}}"
-
-
-class _Probe(NativeHart):
-    """Finds where a direct transfer goes, by running it with everything else unknown."""
-
-    def __init__(self, insns: InsnSet, step_pc: int, length: int) -> None:
-        super().__init__(Text(), insns)
-        self._at, self._length = step_pc, length
-        self.target: int | None = None
-
-    def read_x(self, index: Val | int) -> Val:
-        return Val(self.text, 64, "undef")
-
-    def write_x(self, index: Val | int, value: Val) -> None:
-        """Nothing is remembered."""
-
-    @property
-    def pc(self) -> Val:
-        """Address of the transfer."""
-        return constant(self.text, self._at, 64)
-
-    @property
-    def next_pc(self) -> Val:
-        """Address after it."""
-        return constant(self.text, self._at + self._length, 64)
-
-    def jump(self, target: Val | int) -> None:
-        """Note the target."""
-        self.target = target if isinstance(target, int) else target.const
-
-    def branch(self, condition: Val, target: Val | int) -> None:
-        """Note the target."""
-        self.jump(target)
-
-
-def transfer_target(insns: InsnSet, decoded: Decoded, pc: int) -> int | None:
-    """Where a direct jump or branch at `pc` goes, or None."""
-    probe = _Probe(insns, pc, decoded.length)
-    decoded.insn.body(probe, **decoded.fields)
-    return probe.target
 
 
 __all__ = ["RegionHart", "inner_successors", "region_name", "region_text", "transfer_target"]

@@ -11,7 +11,8 @@ from __future__ import annotations
 from hartwood.isa.insnset import InsnSet
 from hartwood.jit.flow import Step
 
-_FFLAGS = 0x001
+#: The CSR of the flags: writing it does not change the rounding mode.
+FFLAGS = 0x001
 _COMPARISONS = frozenset(
     f"{name}.{width}" for name in ("feq", "flt", "fle") for width in ("s", "d")
 )
@@ -20,14 +21,14 @@ _COMPARISONS = frozenset(
 def _opens(step: Step) -> int | None:
     """The register that an `frflags` reads the flags into."""
     fields = step.decoded.fields
-    is_read = step.decoded.insn.name == "csrrs" and fields["csr"] == _FFLAGS
+    is_read = step.decoded.insn.name == "csrrs" and fields["csr"] == FFLAGS
     return fields["rd"] or None if is_read and fields["rs1"] == 0 else None
 
 
 def _closes(step: Step, register: int) -> bool:
     """Whether this is `fsflags` from `register`."""
     fields = step.decoded.fields
-    is_write = step.decoded.insn.name == "csrrw" and fields["csr"] == _FFLAGS
+    is_write = step.decoded.insn.name == "csrrw" and fields["csr"] == FFLAGS
     return is_write and fields["rd"] == 0 and fields["rs1"] == register
 
 

@@ -84,6 +84,7 @@ class SystemRegionHart(RegionHart, SystemWords):
     """`words.Hart` for one region of system mode."""
 
     pinned = ()
+    refused = "once"
 
     def __init__(self, text: Text, region: Region, eager: bool) -> None:
         super().__init__(text, SYSTEM, region, eager)
@@ -111,23 +112,26 @@ class SystemRegionHart(RegionHart, SystemWords):
         lines = [f"{at} = add i64 %delta, {pc}", f"store i64 {at}, ptr %pc.v"]
         return [*lines, f"br label %{'once' if interpreted else 'leave'}"]
 
-    def _spent(self) -> tuple[list[str], str]:
+    @property
+    def inside(self) -> dict[str, list[tuple[int, int]]]:
+        """Nothing: what is beside an address that was accessed may be on another page."""
+        return {}
+
+    def _may_go_round(self, lines: list[str]) -> list[str]:
         """Besides the budget: interrupts and requests."""
-        lines, spent = super()._spent()
-        where, word, asked, odd = (self.text.fresh() for _ in range(4))
+        where, word, quiet = (self.text.fresh() for _ in range(3))
         lines += [
             f"{where} = {field('attention')}",
             f"{word} = load volatile i32, ptr {where}",
-            f"{asked} = icmp ne i32 {word}, 0",
-            f"{odd} = or i1 {spent}, {asked}",
+            f"{quiet} = icmp eq i32 {word}, 0",
         ]
-        return lines, odd
+        return [*super()._may_go_round(lines), quiet]
 
     def _tail(self, goal: str) -> str:
         """Label of a block that goes on elsewhere: through the record of a place on this page, else
         through the TLB of fetches; by way of the interpreter where nothing is translated."""
         label = self.text.fresh_label("tail")
-        self.cold.append((label, ["TAIL", goal, *self._state_lines()]))
+        self.cold.append((label, ["TAIL", goal, *self._pay(), *self._state_lines()]))
         return label
 
     def emit_exit(self, goal: str, lines: list[str]) -> None:
@@ -224,11 +228,11 @@ class SystemRegionHart(RegionHart, SystemWords):
         text.emit("%tlb = load ptr, ptr %tlb.at")
         text.emit(f"%begin = and i64 %pc, {-_PAGE}")
         text.emit(f"%delta = sub i64 %begin, {WINDOW}")
-        self._declare()
+        self.declare()
         inside = text.value(f"and i64 %pc, {_PAGE - 1}")
         text.emit("%record = ptrtoint ptr %rec to i64")
         text.emit(f"%first = sub i64 %record, {text.value(f'shl i64 {inside}, 3')}")
-        self._enter(inside, {entry: entry % _PAGE for entry in self.region.entries})
+        self._dispatch(inside, {entry: entry % _PAGE for entry in self.region.entries})
 
     def epilogue(self) -> None:
         """The cold blocks, and the ways out: to another place, or to the interpreter."""

@@ -97,6 +97,9 @@ class Translations:
         self._queue: list[int] = []
         self._asked: dict[int, tuple[int, list[int]]] = {}
         self._number = 0
+        #: Number of the request on its way that is to make something better: one at a time, since
+        #: what comes is often better at the other places that control is found at, too.
+        self._improving = 0
         #: Entries that could not be translated; (entry, level) that was asked to be better.
         self._refused: set[int] = set()
         self._improved: set[tuple[int, int]] = set()
@@ -129,9 +132,10 @@ class Translations:
         if known.level == BEST or (pc, known.level) in self._improved:
             return
         count = self._samples[pc] = self._samples.get(pc, 0) + 1
-        if count >= SAMPLES[known.level]:
+        if count >= SAMPLES[known.level] and self._improving not in self._asked:
             self._improved.add((pc, known.level))
             self._ask([pc], known.level + 1)
+            self._improving = self._number
 
     def _sample_unit(self, pc: int) -> None:
         """The same for code that is stitched: units are small, so neighbours count together."""

@@ -210,7 +210,10 @@ class NativeHart(SsaHart):
         return DYN if exact and rm != DYN else self._mode(rm)
 
     def _result(self, width: int, name: str) -> Val:
-        return Val(self.text, width, fp=name)
+        """A result that is canonical: raw and settled are the same."""
+        value = Val(self.text, width, fp=name)
+        value.raw = name
+        return value
 
     def _arithmetic(
         self, operation: Callable[..., str], operands: tuple[Val, ...], width: int, rm: int
