@@ -14,7 +14,7 @@ from hartwood.bits.ssa import Text, Val, constant
 from hartwood.isa.insnset import InsnSet
 from hartwood.isa.riscv import pmp, sv, trap
 from hartwood.isa.riscv.system import SUM
-from hartwood.jit import slowpath, tlbtext
+from hartwood.jit import codepages, slowpath, tlbtext
 from hartwood.jit.sysabi import CONTEXTS, field
 from hartwood.jit.tlbtext import AGAIN, CONTEXT, TLBS
 from hartwood.jit.words import NativeHart
@@ -255,6 +255,6 @@ def expand(text: str) -> str:
 
 def functions(insns: InsnSet) -> list[str]:
     """Text of all functions; `@decode` and `@cross` are handlers of the same module."""
-    by_hand = expand(tlbtext.TEXT + slowpath.TEXT)
+    by_hand = expand(tlbtext.TEXT + codepages.TEXT + slowpath.TEXT)
     made = [_walk(insns), *_small(insns), _settle(insns), _csr_read(insns), _csr_write(insns)]
     return [by_hand, *made]
