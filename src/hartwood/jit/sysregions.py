@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 #: Bytes of the area of stitched code that are for regions.
 ROOM = 8 << 20
-#: Samples within 512 bytes that make it worth it: as many milliseconds as half of that.
-WORTH, NEAR = 64, 12
+#: Samples within 512 bytes that make it worth it, of ten thousand instructions each.
+WORTH, NEAR = 128, 12
 #: Entries of one page in a request, and requests for one page: it may change all the time.
 BATCH, TRIES = 8, 24
 _PAGE = 4096
