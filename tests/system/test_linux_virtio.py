@@ -45,7 +45,13 @@ say refused sh -c 'echo x > /dev/vdb'
 say noise sh -c 'head -c 1000 /dev/hwrng | wc -c'
 say rng cat /sys/class/misc/hw_random/rng_current
 echo "over there" > /dev/hvc0
-say window stty -F /dev/hvc0 size
+# The driver sets the size some time after the console was opened.
+sized() {
+  n=0
+  until [ -n "$(stty size 2>/dev/null)" ] || [ $n = 100 ]; do usleep 20000; n=$((n+1)); done
+  stty size
+}
+say window sized < /dev/hvc0
 say line sh -c 'exec 3<>/dev/hvc0; echo ready >&3; read line <&3; echo "$line"'
 mkdir -p /mnt
 say mount mount -t 9p -o trans=virtio,version=9p2000.L here /mnt
