@@ -221,6 +221,24 @@ def test_where_there_is_no_room_the_area_is_emptied(machine: Machine) -> None:
     assert machine.a0 in (1000, 1001)
 
 
+def test_no_other_hart_links_while_all_is_forgotten(machine: Machine) -> None:
+    """A region that was linked after its page was forgotten would be written over."""
+    load(machine, LOOP)
+    machine.translate(RAM)
+    regions, seen = regions_of(machine), list[bool]()
+
+    def forget() -> None:
+        machine.bus.ram.forget_stitched()
+        before = regions._next
+        regions.pump(machine.state)  # another hart's, which finds the lock taken
+        seen.append(regions._lock.locked() and regions._next == before)
+
+    regions.reset(forget)
+    assert seen == [True]
+    assert regions._next == 0
+    assert not is_linked(machine, RAM)
+
+
 def test_entries_where_nothing_can_be_compiled() -> None:
     page = SYSTEM.assemble("csrrs a0, mstatus, zero; wfi; ecall").ljust(PAGE, b"\0")
     assert region_image(page, [0, 4, 8, 100]) is None

@@ -239,9 +239,11 @@ class SystemRegions:
         code = self._base + at + image.entries["region"]
         self.installed += self._link(state, page, *_pointer(halves), *_pointer(entries), code)
 
-    def reset(self) -> None:
-        """Forget every region. Nothing may lead to one any more."""
+    def reset(self, forget: Callable[[], object]) -> None:
+        """Forget every region, after `forget`, which sees to it that nothing leads to one. In
+        between no other thread links any."""
         with self._lock:
+            forget()
             self._next, self.full = 0, False
             self._known.clear()
             self._near.clear()

@@ -77,9 +77,8 @@ class SystemStitches:
     def _empty(self) -> None:
         ram = self._ram()
         if self.full and ram is not None:
-            ram.forget_stitched()
+            self.regions.reset(ram.forget_stitched)
             self.code.reset()
-            self.regions.reset()
 
     def _close(self) -> None:
         hostmem.munmap(self._base, AREA)
