@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,28 @@ def test_every_option_is_known() -> None:
     names = {parameter.name for parameter in parameters} - {"help"}
     assert names == {*bootwords.VALUES, *bootwords.LISTS, *bootwords.FLAGS}
     assert names == {field.name for field in dataclasses.fields(boot.Options)}
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said", "status"),
+    [(b"text", "not a kernel", 2), (b"\x6f\0\0\0" * 64, "others can write", 1)],
+)
+def test_a_cache_that_cannot_be_used_is_said_once_and_late(
+    tmp_path: Path, kernel: bytes, said: str, status: int
+) -> None:
+    """Whoever begins to compile early keeps it to itself."""
+    cache, image = tmp_path / "cache", tmp_path / "Image"
+    cache.mkdir()
+    cache.chmod(0o777)
+    image.write_bytes(kernel)
+    done = subprocess.run(
+        [sys.executable, "-m", "hartwood", "boot", "--kernel", str(image)],
+        env={**os.environ, "HARTWOOD_CACHE": str(cache)},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == status
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_error_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

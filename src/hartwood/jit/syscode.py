@@ -10,7 +10,7 @@ from contextlib import suppress
 from threading import Event, Thread
 from weakref import WeakKeyDictionary
 
-from hartwood.errors import ImageError
+from hartwood.errors import Error, ImageError
 from hartwood.jit import abi, sysabi
 from hartwood.jit.arena import CodeArena
 from hartwood.jit.client import Client, WorkerError
@@ -177,12 +177,12 @@ def system_code(learn: bool = False) -> SystemCode:
         return _made[0]
 
 
-def prepare() -> None:
+def prepare(learn: bool) -> None:
     """Begin to make the code of this process while it does something else."""
 
     def make() -> None:
-        with suppress(WorkerError):  # whoever needs it tries again, and says so
-            system_code(learn=True)
+        with suppress(Error):  # whoever needs it tries again, and says so
+            system_code(learn)
 
     Thread(target=make, daemon=True).start()
 

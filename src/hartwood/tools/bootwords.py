@@ -60,7 +60,9 @@ def main(words: list[str]) -> int | None:
         return None
     from hartwood.jit import syscode
 
-    syscode.prepare()  # or all the loading below would come before the compiling
+    # Or all the loading below would come before the compiling.
+    interprets = arguments.get("engine") == "interp" or "deterministic" in arguments
+    syscode.prepare(learn=not interprets)
     from hartwood.tools import boot
 
     try:
