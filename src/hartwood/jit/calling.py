@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from hartwood.bits.ssa import Text
 from hartwood.jit.abi import ENTRIES, PINNED, SHADOW, offset
+from hartwood.jit.stitch import AREA
 
 HANDLER_CC = "preserve_nonecc"
 HANDLER_PARAMETERS = "ptr noalias %s, i64 %pc, ptr %rec, i64 %budget"
@@ -28,6 +29,13 @@ def handler_tail(callee: str, pc: str, record: str, budget: str) -> list[str]:
     """Lines that continue in another handler."""
     args = f"ptr %s, i64 {pc}, ptr {record}, i64 {budget}"
     return [f"musttail call {HANDLER_CC} void {callee}({args})", "ret void"]
+
+
+def is_stitched(text: Text, handler: str, area: str) -> str:
+    """Whether a handler is code in the area of stitched code, whose address is an i64; as an i1."""
+    distance = text.value(f"ptrtoint ptr {handler} to i64")
+    distance = text.value(f"sub i64 {distance}, {area}")
+    return text.value(f"icmp ult i64 {distance}, {AREA}")
 
 
 def region_arguments(pc: str, budget: str, pinned: list[str]) -> str:

@@ -435,17 +435,21 @@ class RegionHart(VariableHart):
         """Translate one instruction."""
         decoded.insn.body(self, **decoded.fields)
 
-    def epilogue(self) -> None:
-        """The cold blocks and the one that returns."""
-        text = self.text
+    def emit_cold(self) -> None:
+        """The cold blocks."""
         while self.cold:
             label, lines = self.cold.pop(0)
-            text.label(label)
+            self.text.label(label)
             if lines and lines[0] == "TAIL":
                 self.emit_tail(lines[1], lines[2], lines[3:])
                 continue
             for line in lines:
-                text.emit(line)
+                self.text.emit(line)
+
+    def epilogue(self) -> None:
+        """The cold blocks and the one that returns."""
+        text = self.text
+        self.emit_cold()
         text.label("leave")
         words = [text.value("load i64, ptr %pc.v"), text.value("load i64, ptr %budget.v")]
         words += [text.value(f"load i64, ptr {variable(r)}") for r in abi.PINNED]

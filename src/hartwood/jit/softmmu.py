@@ -18,9 +18,11 @@ _RMW = {"swap": "xchg", "minu": "umin", "maxu": "umax"}
 TLB_BYTES = TLB_ENTRIES * 16
 
 
-def entry(text: Text, address: str, tlb: int) -> str:
-    """Pointer to the entry for a virtual address; `tlb` is READ, WRITE or FETCH."""
-    base = text.value(f"load ptr, ptr {text.value(field('tlb_fetch' if tlb == FETCH else 'tlb'))}")
+def entry(text: Text, address: str, tlb: int, base: str = "") -> str:
+    """Pointer to the entry for a virtual address; `tlb` is READ, WRITE or FETCH, `base` where the
+    TLBs of the context are, if that is known."""
+    which = field("tlb_fetch" if tlb == FETCH else "tlb")
+    base = base or text.value(f"load ptr, ptr {text.value(which)}")
     index = text.value(f"lshr i64 {address}, 8")
     index = text.value(f"and i64 {index}, {(TLB_ENTRIES - 1) << 4}")
     where = text.value(f"getelementptr i8, ptr {base}, i64 {index}")
@@ -32,9 +34,11 @@ def page_of(text: Text, address: str) -> str:
     return text.value(f"and i64 {address}, -4096")
 
 
-def probe(text: Text, address: str, last: str, tlb: int, hit: str, miss: str) -> str:
+def probe(
+    text: Text, address: str, last: str, tlb: int, hit: str, miss: str, base: str = ""
+) -> str:
     """Go to `hit` or `miss`; gives the pointer to the entry that hit."""
-    where = entry(text, address, tlb)
+    where = entry(text, address, tlb, base)
     tag = text.value(f"load i64, ptr {where}")
     same = text.value(f"icmp eq i64 {tag}, {page_of(text, last)}")
     text.emit(f"br i1 {same}, label %{hit}, label %{miss}, !prof !0")
@@ -44,6 +48,13 @@ def probe(text: Text, address: str, last: str, tlb: int, hit: str, miss: str) ->
 def addend(text: Text, where: str) -> str:
     """What the entry at `where` says to add."""
     return text.value(f"load i64, ptr {text.value(f'getelementptr i8, ptr {where}, i64 8')}")
+
+
+def record_of(text: Text, pc: str, where: str) -> str:
+    """Pointer to the record of a virtual address, from the entry of fetches that hit."""
+    eight = text.value(f"shl i64 {pc}, 3")
+    record = text.value(f"add i64 {eight}, {addend(text, where)}")
+    return text.value(f"inttoptr i64 {record} to ptr")
 
 
 class SoftMemory:
@@ -138,19 +149,52 @@ class SoftMemory:
         return Val(text, 1, text.value(f"extractvalue {{{kind}, i1}} {pair}, 1"))
 
 
+class NearMemory(SoftMemory):
+    """Accesses that the code goes on without where they miss."""
+
+    def _near(self, address: Val, size: int, tlb: int) -> str:
+        """The host pointer; where there is none control has gone elsewhere."""
+        raise NotImplementedError
+
+    def load(self, address: Val, size: int) -> Val:
+        """See `SoftMemory.load`."""
+        pointer = self._near(address, size, READ)
+        line = f"load volatile i{8 * size}, ptr {pointer}, align 1"
+        return Val(self._text, 8 * size, self._text.value(line))
+
+    def store(self, address: Val, value: Val) -> None:
+        """See `SoftMemory.store`."""
+        name = value.name
+        pointer = self._near(address, value.width // 8, WRITE)
+        self._text.emit(f"store volatile i{value.width} {name}, ptr {pointer}, align 1")
+
+    def _writable(self, address: Val, size: int) -> str:
+        return self._near(address, size, WRITE)
+
+
+def is_called(text: Text, budget: str) -> str:
+    """Whether a transfer has to look first: at interrupts, requests, what is left to run. An i1."""
+    attention = text.value(f"load volatile i32, ptr {text.value(field('attention'))}")
+    called = text.value(f"icmp ne i32 {attention}, 0")
+    spent = text.value(f"icmp sle i64 {budget}, 0")
+    return text.value(f"or i1 {called}, {spent}")
+
+
+def look(text: Text, pc: str, budget: str) -> None:
+    """Before control goes to `pc`: look whether anything else is to be done."""
+    over, go = text.fresh_label("over"), text.fresh_label("go")
+    text.emit(f"br i1 {is_called(text, budget)}, label %{over}, label %{go}, !prof !1")
+    text.label(over)
+    tail(text, "@over", pc, "null", budget)
+    text.label(go)
+
+
 def transfer(text: Text, target: str, budget: str, *, near: bool = False) -> None:
     """Continue at a virtual address: look whether anything else is to be done, then find the
     record through the TLB of fetches or, with `near`, beside `%rec` where it is on the same page.
     """
-    over, go, hit, miss = (text.fresh_label(hint) for hint in ("over", "go", "hit", "miss"))
-    attention = text.value(f"load volatile i32, ptr {text.value(field('attention'))}")
-    called = text.value(f"icmp ne i32 {attention}, 0")
-    spent = text.value(f"icmp sle i64 {budget}, 0")
-    odd = text.value(f"or i1 {called}, {spent}")
-    text.emit(f"br i1 {odd}, label %{over}, label %{go}, !prof !1")
-    text.label(over)
-    tail(text, "@over", target, "null", budget)
-    text.label(go)
+    hit, miss = text.fresh_label("hit"), text.fresh_label("miss")
+    look(text, target, budget)
     if near:
         same, far = text.fresh_label("same"), text.fresh_label("far")
         differ = text.value(f"xor i64 {target}, %pc")
@@ -165,13 +209,16 @@ def transfer(text: Text, target: str, budget: str, *, near: bool = False) -> Non
 
 def arrive(text: Text, target: str, budget: str, hit: str, miss: str) -> None:
     """The same without the look."""
+    counted(text, target, found(text, target, budget, hit, miss), budget)
+
+
+def found(text: Text, target: str, budget: str, hit: str, miss: str) -> str:
+    """The record of a virtual address, in the block `hit`; a miss is dealt with elsewhere."""
     where = probe(text, target, target, FETCH, hit, miss)
     text.label(miss)
     tail(text, "@fetch_miss", target, "null", budget)
     text.label(hit)
-    eight = text.value(f"shl i64 {target}, 3")
-    record = text.value(f"add i64 {eight}, {addend(text, where)}")
-    counted(text, target, text.value(f"inttoptr i64 {record} to ptr"), budget)
+    return record_of(text, target, where)
 
 
 def counted(text: Text, pc: str, record: str, budget: str) -> None:

@@ -26,12 +26,17 @@ from hartwood.isa.insnset import InsnSet
 from hartwood.jit import abi
 from hartwood.jit import host_x86 as host
 from hartwood.jit.access import Access, Loaded
-from hartwood.jit.calling import HANDLER_CC, HANDLER_PARAMETERS, field, handler_tail
+from hartwood.jit.calling import (
+    HANDLER_CC,
+    HANDLER_PARAMETERS,
+    field,
+    handler_tail,
+    is_stitched,
+)
 from hartwood.jit.compile import compile_image, compile_object, module_text
 from hartwood.jit.interp import banks, numbering
 from hartwood.jit.record import Slot, slots
 from hartwood.jit.stitch import (  # fmt: skip
-    AREA,
     BRANCH,
     INDIRECT,
     JUMP,
@@ -168,9 +173,7 @@ class StencilHart(StateHart):
         record = text.value(f"add i64 {text.value(f'shl i64 {target}, 3')}, {abi.SHADOW}")
         record = text.value(f"inttoptr i64 {record} to ptr")
         handler = text.value(host.load_handler(record, target, budget))
-        distance = text.value(f"ptrtoint ptr {handler} to i64")
-        distance = text.value(f"sub i64 {distance}, {text.value(host.wide_hole(hole('area')))}")
-        stitched = text.value(f"icmp ult i64 {distance}, {AREA}")
+        stitched = is_stitched(text, handler, text.value(host.wide_hole(hole("area"))))
         text.emit(f"br i1 {stitched}, label %{fast}, label %{slow}, !prof !0")
         text.label(fast)
         for line in handler_tail(handler, target, record, budget):

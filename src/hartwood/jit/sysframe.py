@@ -8,9 +8,8 @@ from hartwood.bits.words import ILLEGAL_INSTRUCTION
 from hartwood.isa.riscv import trap
 from hartwood.isa.riscv.system import MACHINE, SYSTEM
 from hartwood.jit import abi, host_x86, sysabi
-from hartwood.jit.calling import HANDLER_CC
-from hartwood.jit.softmmu import addend, arrive, counted, probe, tail, transfer
-from hartwood.jit.stitch import AREA
+from hartwood.jit.calling import HANDLER_CC, is_stitched
+from hartwood.jit.softmmu import addend, arrive, counted, found, look, probe, tail, transfer
 from hartwood.jit.sysabi import CHUNK, FETCH, field
 from hartwood.jit.sysfunctions import functions, meaning
 from hartwood.jit.system import SystemHart, function
@@ -191,53 +190,30 @@ def _hot() -> str:
 def _unit_exit() -> str:
     """A way out of a stitched unit to a record that may be worth stitching."""
     text = Text()
-    attention = text.value(f"load volatile i32, ptr {text.value(field('attention'))}")
-    called = text.value(f"icmp ne i32 {attention}, 0")
-    spent = text.value("icmp sle i64 %budget, 0")
-    text.emit(f"br i1 {text.value(f'or i1 {called}, {spent}')}, label %over, label %go, !prof !1")
-    text.label("over")
-    tail(text, "@over", "%pc", "null", "%budget")
-    text.label("go")
+    look(text, "%pc", "%budget")
     counted(text, "%pc", "%rec", "%budget")
     return function("unit_exit", text)
 
 
 def _sample(text: Text, budget: str) -> None:
     """Go on at `%pc` and remember its record: one of the places where most time is spent."""
-    where = probe(text, "%pc", "%pc", FETCH, "hit2", "miss2")
-    text.label("miss2")
-    tail(text, "@fetch_miss", "%pc", "null", budget)
-    text.label("hit2")
-    record = text.value(f"add i64 {text.value('shl i64 %pc, 3')}, {addend(text, where)}")
+    record = found(text, "%pc", budget, "hit2", "miss2")
     count = _state_load(text, "sampled")
     _state_store(text, "sampled", text.value(f"add i64 {count}, 1"))
     index = text.value(f"and i64 {count}, {sysabi.SAMPLES - 1}")
     slot = text.value(f"getelementptr i64, ptr {text.value(field('samples'))}, i64 {index}")
-    text.emit(f"store i64 {record}, ptr {slot}")
-    counted(text, "%pc", text.value(f"inttoptr i64 {record} to ptr"), budget)
+    text.emit(f"store ptr {record}, ptr {slot}")
+    counted(text, "%pc", record, budget)
 
 
 def _leap() -> str:
     """Where regions go on: straight to code that is stitched or translated, else by way of what
     counts where control goes."""
     text = Text()
-    attention = text.value(f"load volatile i32, ptr {text.value(field('attention'))}")
-    called = text.value(f"icmp ne i32 {attention}, 0")
-    spent = text.value("icmp sle i64 %budget, 0")
-    text.emit(f"br i1 {text.value(f'or i1 {called}, {spent}')}, label %over, label %go, !prof !1")
-    text.label("over")
-    tail(text, "@over", "%pc", "null", "%budget")
-    text.label("go")
-    where = probe(text, "%pc", "%pc", FETCH, "hit", "miss")
-    text.label("miss")
-    tail(text, "@fetch_miss", "%pc", "null", "%budget")
-    text.label("hit")
-    at = text.value(f"add i64 {text.value('shl i64 %pc, 3')}, {addend(text, where)}")
-    record = text.value(f"inttoptr i64 {at} to ptr")
+    look(text, "%pc", "%budget")
+    record = found(text, "%pc", "%budget", "hit", "miss")
     handler = text.value(f"load ptr, ptr {record}")
-    distance = text.value(f"ptrtoint ptr {handler} to i64")
-    distance = text.value(f"sub i64 {distance}, {_state_load(text, 'area')}")
-    made = text.value(f"icmp ult i64 {distance}, {AREA}")
+    made = is_stitched(text, handler, _state_load(text, "area"))
     text.emit(f"br i1 {made}, label %fast, label %slow, !prof !0")
     text.label("fast")
     tail(text, handler, "%pc", record, "%budget")

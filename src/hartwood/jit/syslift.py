@@ -15,14 +15,15 @@ from hartwood.bits.ssa import Text, Val
 from hartwood.bits.words import ILLEGAL_INSTRUCTION
 from hartwood.isa.riscv import trap
 from hartwood.isa.riscv.system import SYSTEM
-from hartwood.jit.calling import HANDLER_CC, HANDLER_PARAMETERS
+from hartwood.jit.calling import is_stitched
 from hartwood.jit.compile import compile_image
 from hartwood.jit.flow import Block, Explorer, FlowError, Region
 from hartwood.jit.lift import RegionHart, transfer_target
-from hartwood.jit.softmmu import TLB_BYTES, SoftMemory, addend, page_of, probe, tail
-from hartwood.jit.stitch import AREA
-from hartwood.jit.sysabi import FETCH, READ, TLB_ENTRIES, WRITE, field, link
+from hartwood.jit.softmmu import NearMemory, addend, is_called, probe, record_of, tail
+from hartwood.jit.sysabi import FETCH, READ, field, link
 from hartwood.jit.sysfunctions import SystemWords, meaning
+from hartwood.jit.system import function
+from hartwood.mem.hostmem import PAGE
 
 if TYPE_CHECKING:
     from hartwood.isa.insn import Decoded
@@ -30,24 +31,17 @@ if TYPE_CHECKING:
 
 #: Where the page is, for what is said of its addresses; and guest instructions of one region.
 WINDOW, LIMIT = 1 << 16, 200
-_PAGE = 4096
 
 
-class RegionMemory(SoftMemory):
+class RegionMemory(NearMemory):
     """Accesses that hit, or do so when the TLB was filled; others leave for the interpreter."""
 
     def _near(self, address: Val, size: int, tlb: int) -> str:
-        """The host pointer."""
+        """See `NearMemory._near`."""
         text = self._text
         hit, miss, end = (text.fresh_label(hint) for hint in ("hit", "miss", "end"))
         last = text.value(f"add i64 {address.name}, {size - 1}") if size > 1 else address.name
-        index = text.value(f"lshr i64 {address.name}, 8")
-        index = text.value(f"and i64 {index}, {(TLB_ENTRIES - 1) << 4}")
-        where = text.value(f"getelementptr i8, ptr %tlb, i64 {index}")
-        where = text.value(f"getelementptr i8, ptr {where}, i64 {tlb * TLB_BYTES}")
-        tag = text.value(f"load i64, ptr {where}")
-        same = text.value(f"icmp eq i64 {tag}, {page_of(text, last)}")
-        text.emit(f"br i1 {same}, label %{hit}, label %{miss}, !prof !0")
+        where = probe(text, address.name, last, tlb, hit, miss, "%tlb")
         text.label(hit)
         near = text.value(f"add i64 {address.name}, {addend(text, where)}")
         text.emit(f"br label %{end}")
@@ -64,21 +58,6 @@ class RegionMemory(SoftMemory):
         at = text.value(f"phi i64 [{near}, %{hit}], [{far}, %{miss}]")
         return text.value(f"inttoptr i64 {at} to ptr")
 
-    def load(self, address: Val, size: int) -> Val:
-        """See `SoftMemory.load`."""
-        pointer = self._near(address, size, READ)
-        line = f"load volatile i{8 * size}, ptr {pointer}, align 1"
-        return Val(self._text, 8 * size, self._text.value(line))
-
-    def store(self, address: Val, value: Val) -> None:
-        """See `SoftMemory.store`."""
-        name = value.name
-        pointer = self._near(address, value.width // 8, WRITE)
-        self._text.emit(f"store volatile i{value.width} {name}, ptr {pointer}, align 1")
-
-    def _writable(self, address: Val, size: int) -> str:
-        return self._near(address, size, WRITE)
-
 
 class SystemRegionHart(RegionHart, SystemWords):
     """`words.Hart` for one region of system mode."""
@@ -86,8 +65,8 @@ class SystemRegionHart(RegionHart, SystemWords):
     pinned = ()
     refused = "once"
 
-    def __init__(self, text: Text, region: Region, eager: bool) -> None:
-        super().__init__(text, SYSTEM, region, eager)
+    def __init__(self, text: Text, region: Region) -> None:
+        super().__init__(text, SYSTEM, region, eager=True)
         self.memory = RegionMemory(text, self._exit_here)
         self._floats = self._dirties = False
 
@@ -128,44 +107,36 @@ class SystemRegionHart(RegionHart, SystemWords):
         return [*super()._may_go_round(lines), quiet]
 
     def _tail(self, goal: str) -> str:
-        """Label of a block that goes on elsewhere: through the record of a place on this page, else
-        through the TLB of fetches; by way of the interpreter where nothing is translated."""
+        """Label of a block that goes on elsewhere."""
         label = self.text.fresh_label("tail")
-        self.cold.append((label, ["TAIL", goal, *self._pay(), *self._state_lines()]))
+        self.cold.append((label, ["TAIL", goal, "leave", *self._pay(), *self._state_lines()]))
         return label
 
-    def emit_exit(self, goal: str, lines: list[str]) -> None:
-        """The body of such a block."""
+    def emit_tail(self, goal: str, wild: str, lines: list[str]) -> None:
+        """The body of such a block: through the record of a place on this page, else through the
+        TLB of fetches; to `wild` where something else is to be done or nothing is translated."""
         text = self.text
         for line in lines:
             text.emit(line)
-        near = not goal.startswith("%")
-        pc = self._address(int(goal)).name if near else goal
+        known = not goal.startswith("%")
+        pc = self._address(int(goal)).name if known else goal
         text.emit(f"store i64 {pc}, ptr %pc.v")
-        near = near and WINDOW <= int(goal) < WINDOW + _PAGE
         budget = text.value("load i64, ptr %budget.v")
-        attention = text.value(f"load volatile i32, ptr {text.value(field('attention'))}")
-        odd = text.value(
-            f"or i1 {text.value(f'icmp ne i32 {attention}, 0')}, "
-            f"{text.value(f'icmp sle i64 {budget}, 0')}"
-        )
         go, made = text.fresh_label("go"), text.fresh_label("made")
-        text.emit(f"br i1 {odd}, label %leave, label %{go}, !prof !1")
+        text.emit(f"br i1 {is_called(text, budget)}, label %{wild}, label %{go}, !prof !1")
         text.label(go)
-        if near:
+        if known and WINDOW <= int(goal) < WINDOW + PAGE:
             record = text.value(f"add i64 %first, {8 * (int(goal) - WINDOW)}")
+            record = text.value(f"inttoptr i64 {record} to ptr")
         else:
             hit = text.fresh_label("hit")
-            where = probe(text, pc, pc, FETCH, hit, "leave")
+            where = probe(text, pc, pc, FETCH, hit, wild)
             text.label(hit)
-            record = text.value(f"add i64 {text.value(f'shl i64 {pc}, 3')}, {addend(text, where)}")
-        record = text.value(f"inttoptr i64 {record} to ptr")
+            record = record_of(text, pc, where)
         handler = text.value(f"load ptr, ptr {record}")
-        distance = text.value(f"ptrtoint ptr {handler} to i64")
         area = text.value(f"load i64, ptr {text.value(field('area'))}")
-        distance = text.value(f"sub i64 {distance}, {area}")
-        known = text.value(f"icmp ult i64 {distance}, {AREA}")
-        text.emit(f"br i1 {known}, label %{made}, label %leave, !prof !0")
+        stitched = is_stitched(text, handler, area)
+        text.emit(f"br i1 {stitched}, label %{made}, label %{wild}, !prof !0")
         text.label(made)
         self._count(budget)
         tail(text, handler, pc, record, budget)
@@ -226,25 +197,18 @@ class SystemRegionHart(RegionHart, SystemWords):
         text.emit("store i64 %pc, ptr %pc.v")
         text.emit(f"%tlb.at = {field('tlb')}")
         text.emit("%tlb = load ptr, ptr %tlb.at")
-        text.emit(f"%begin = and i64 %pc, {-_PAGE}")
+        text.emit(f"%begin = and i64 %pc, {-PAGE}")
         text.emit(f"%delta = sub i64 %begin, {WINDOW}")
         self.declare()
-        inside = text.value(f"and i64 %pc, {_PAGE - 1}")
+        inside = text.value(f"and i64 %pc, {PAGE - 1}")
         text.emit("%record = ptrtoint ptr %rec to i64")
         text.emit(f"%first = sub i64 %record, {text.value(f'shl i64 {inside}, 3')}")
-        self._dispatch(inside, {entry: entry % _PAGE for entry in self.region.entries})
+        self._dispatch(inside, {entry: entry % PAGE for entry in self.region.entries})
 
     def epilogue(self) -> None:
         """The cold blocks, and the ways out: to another place, or to the interpreter."""
         text = self.text
-        while self.cold:
-            label, lines = self.cold.pop(0)
-            text.label(label)
-            if lines[0] == "TAIL":
-                self.emit_exit(lines[1], lines[2:])
-                continue
-            for line in lines:
-                text.emit(line)
+        self.emit_cold()
         for label, handler in (("leave", "leap"), ("once", "unit_once")):
             text.label(label)
             budget = text.value("load i64, ptr %budget.v")
@@ -253,15 +217,14 @@ class SystemRegionHart(RegionHart, SystemWords):
             tail(text, callee, text.value("load i64, ptr %pc.v"), "poison", budget)
 
 
-def _region_text(region: Region, eager: bool) -> str:
+def _region_text(region: Region) -> str:
     text = Text()
-    hart = SystemRegionHart(text, region, eager)
+    hart = SystemRegionHart(text, region)
     hart.prologue()
     for block in region.blocks.values():
         hart.block(block)
     hart.epilogue()
-    head = f"define {HANDLER_CC} void @region({HANDLER_PARAMETERS})"
-    return f"{head} #0 {{\nentry:\n{text.body()}\n}}"
+    return function("region", text)
 
 
 def stops(p: Properties) -> bool:
@@ -275,10 +238,10 @@ def region_image(page: bytes, entries: list[int]) -> Image | None:
 
     def fetch(pc: int) -> int | None:
         at = pc - WINDOW
-        if not 0 <= at < _PAGE:
+        if not 0 <= at < PAGE:
             return None
         word = int.from_bytes(page[at : at + 4], "little")
-        return word if at + (4 if word & 3 == 3 else 2) <= _PAGE else None
+        return word if at + (4 if word & 3 == 3 else 2) <= PAGE else None
 
     def target(decoded: Decoded, pc: int) -> int | None:
         return transfer_target(SYSTEM, decoded, pc)
@@ -293,4 +256,4 @@ def region_image(page: bytes, entries: list[int]) -> Image | None:
         return None
     places = [entry - WINDOW for entry in region.entries]
     ranges = [(start - WINDOW, end - WINDOW) for start, end in region.ranges]
-    return compile_image([_region_text(region, eager=True)], 2, marshal.dumps((places, ranges)))
+    return compile_image([_region_text(region)], 2, marshal.dumps((places, ranges)))

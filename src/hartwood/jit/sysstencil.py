@@ -15,8 +15,16 @@ from hartwood.isa.insnset import InsnSet
 from hartwood.isa.riscv import trap
 from hartwood.isa.riscv.system import SYSTEM
 from hartwood.jit import host_x86 as host
-from hartwood.jit.calling import handler_tail
-from hartwood.jit.softmmu import SoftMemory, addend, entry, page_of, probe
+from hartwood.jit.calling import handler_tail, is_stitched
+from hartwood.jit.softmmu import (
+    NearMemory,
+    addend,
+    entry,
+    is_called,
+    page_of,
+    probe,
+    record_of,
+)
 from hartwood.jit.stencil import (
     Flavour,
     StencilHart,
@@ -28,10 +36,10 @@ from hartwood.jit.stencil import (
     jump,
     stencil_image,
 )
-from hartwood.jit.stitch import AREA, context_offset
+from hartwood.jit.stitch import context_offset
 from hartwood.jit.stitcher import stitcher_text
 from hartwood.jit.stitchparts import Space, word
-from hartwood.jit.sysabi import FETCH, READ, RECORDS_PER_PAGE, WRITE, field
+from hartwood.jit.sysabi import FETCH, RECORDS_PER_PAGE, field
 from hartwood.jit.sysfunctions import SystemWords, meaning
 from hartwood.mem.ram import STITCHED
 from hartwood.mem.regiontable import LOCK_AT
@@ -40,32 +48,17 @@ if TYPE_CHECKING:
     from hartwood.jit.image import Image
 
 
-class StencilMemory(SoftMemory):
+class StencilMemory(NearMemory):
     """Accesses that hit; one that misses leaves for the interpreter."""
 
     def _near(self, address: Val, size: int, tlb: int) -> str:
-        """The host pointer."""
+        """See `NearMemory._near`."""
         text = self._text
         where = entry(text, address.name, tlb)
         last = text.value(f"add i64 {address.name}, {size - 1}") if size > 1 else address.name
         text.emit(host.leave_unless_equal(page_of(text, last), where, hole("leave")))
         at = text.value(f"add i64 {address.name}, {addend(text, where)}")
         return text.value(f"inttoptr i64 {at} to ptr")
-
-    def load(self, address: Val, size: int) -> Val:
-        """See `SoftMemory.load`."""
-        pointer = self._near(address, size, READ)
-        line = f"load volatile i{8 * size}, ptr {pointer}, align 1"
-        return Val(self._text, 8 * size, self._text.value(line))
-
-    def store(self, address: Val, value: Val) -> None:
-        """See `SoftMemory.store`."""
-        name = value.name
-        pointer = self._near(address, value.width // 8, WRITE)
-        self._text.emit(f"store volatile i{value.width} {name}, ptr {pointer}, align 1")
-
-    def _writable(self, address: Val, size: int) -> str:
-        return self._near(address, size, WRITE)
 
 
 class SystemStencilHart(SystemWords, StencilHart):
@@ -124,13 +117,9 @@ def _leap(text: Text, target: str, budget: str) -> Way:
     hit, miss, fast, slow = (text.fresh_label(hint) for hint in ("hit", "miss", "fast", "slow"))
     where = probe(text, target, target, FETCH, hit, miss)
     text.label(hit)
-    eight = text.value(f"shl i64 {target}, 3")
-    record = text.value(f"add i64 {eight}, {addend(text, where)}")
-    record = text.value(f"inttoptr i64 {record} to ptr")
+    record = record_of(text, target, where)
     handler = text.value(f"load ptr, ptr {record}")
-    distance = text.value(f"ptrtoint ptr {handler} to i64")
-    distance = text.value(f"sub i64 {distance}, {text.value(host.wide_hole(hole('area')))}")
-    stitched = text.value(f"icmp ult i64 {distance}, {AREA}")
+    stitched = is_stitched(text, handler, text.value(host.wide_hole(hole("area"))))
     text.emit(f"br i1 {stitched}, label %{fast}, label %{slow}, !prof !0")
     text.label(fast)
     _tail(text, handler, target, record, budget)
@@ -185,10 +174,7 @@ def _far(text: Text) -> Way:
 
 def _anywhere(text: Text) -> Way:
     """What those share, which is not in reach of the places that units leave through."""
-    attention = text.value(f"load volatile i32, ptr {text.value(field('attention'))}")
-    called = text.value(f"icmp ne i32 {attention}, 0")
-    odd = text.value(f"or i1 {called}, {text.value('icmp sle i64 %budget, 0')}")
-    text.emit(f"br i1 {odd}, label %over, label %go, !prof !1")
+    text.emit(f"br i1 {is_called(text, '%budget')}, label %over, label %go, !prof !1")
     text.label("over")
     _tail(text, text.value(host.wide_hole(hole("at_over"), "ptr")), "%pc", "poison", "%budget")
     text.label("go")

@@ -16,6 +16,19 @@ CONTEXT = 3 * TLB_ENTRIES * 16
 TLBS = sysabi.offset("tlbs")
 
 
+#: The word of "large" that has the bit `%bit.o` for the 2 MiB around `%va`, and where it is.
+_LARGE_BIT = f"""
+  %word.n = ashr i64 %va, 27
+  %word.h = and i64 %word.n, {LARGE // 2 - 1}
+  %word.s = lshr i64 %va, 63
+  %word.u = mul i64 %word.s, {LARGE // 2}
+  %word.o = add i64 %word.h, %word.u
+  %word.p = getelementptr i64, ptr $large, i64 %word.o
+  %word = load i64, ptr %word.p
+  %bit.n = lshr i64 %va, 21
+  %bit.o = and i64 %bit.n, 63"""
+
+
 def _fill(name: str, access: int, tlb: int) -> str:
     """i64 @name(s, va, last): the host address for a region's access that missed, once there is an
     entry that answers it; else 0, and the interpreter does it."""
@@ -164,17 +177,8 @@ define void @flush(ptr %s, i64 %va, i1 %every) #0 {{
   %io.w = getelementptr i8, ptr $io_pages, i64 16
   store i64 0, ptr %io.w
   ; One address stands for the whole page that maps it (Priv. 12.2.1), whose parts may be anywhere.
-  %page = and i64 %va, -4096
-  %word.n = ashr i64 %va, 27
-  %word.h = and i64 %word.n, {LARGE // 2 - 1}
-  %word.s = lshr i64 %va, 63
-  %word.u = mul i64 %word.s, {LARGE // 2}
-  %word.o = add i64 %word.h, %word.u
-  %word.p = getelementptr i64, ptr $large, i64 %word.o
-  %word = load i64, ptr %word.p
-  %bit.n = lshr i64 %va, 21
-  %bit = and i64 %bit.n, 63
-  %parts = lshr i64 %word, %bit
+  %page = and i64 %va, -4096{_LARGE_BIT}
+  %parts = lshr i64 %word, %bit.o
   %giant = load i64, ptr $larger
   %giga.n = lshr i64 %va, 30
   %giga = and i64 %giga.n, 63
@@ -240,7 +244,7 @@ next1:
 end:
   ret void
 }}
-define internal void @use(ptr %s, ptr %entry) alwaysinline #0 {{
+define internal void @use(ptr %s, ptr %entry) #0 {{
   %tlbs = getelementptr i8, ptr %s, i64 {TLBS}
   %a = ptrtoint ptr %entry to i64
   %b = ptrtoint ptr %tlbs to i64
@@ -298,16 +302,7 @@ memory:
 large:
   %small = icmp ult i64 %span, {1 << 21}
   br i1 %small, label %note2, label %note1
-note2:
-  %word.n = ashr i64 %va, 27
-  %word.h = and i64 %word.n, {LARGE // 2 - 1}
-  %word.s = lshr i64 %va, 63
-  %word.u = mul i64 %word.s, {LARGE // 2}
-  %word.o = add i64 %word.h, %word.u
-  %word.p = getelementptr i64, ptr $large, i64 %word.o
-  %word = load i64, ptr %word.p
-  %bit.n = lshr i64 %va, 21
-  %bit.o = and i64 %bit.n, 63
+note2:{_LARGE_BIT}
   %bit = shl i64 1, %bit.o
   %word.1 = or i64 %word, %bit
   store i64 %word.1, ptr %word.p
