@@ -32,9 +32,10 @@ def handler_tail(callee: str, pc: str, record: str, budget: str) -> list[str]:
 
 
 def is_stitched(text: Text, handler: str, area: str) -> str:
-    """Whether a handler is code in the area of stitched code, whose address is an i64; as an i1."""
+    """Whether a handler is code in the area of stitched code, as an i1; `area` is the right-hand
+    side that gives where that is."""
     distance = text.value(f"ptrtoint ptr {handler} to i64")
-    distance = text.value(f"sub i64 {distance}, {area}")
+    distance = text.value(f"sub i64 {distance}, {text.value(area)}")
     return text.value(f"icmp ult i64 {distance}, {AREA}")
 
 

@@ -173,7 +173,7 @@ class StencilHart(StateHart):
         record = text.value(f"add i64 {text.value(f'shl i64 {target}, 3')}, {abi.SHADOW}")
         record = text.value(f"inttoptr i64 {record} to ptr")
         handler = text.value(host.load_handler(record, target, budget))
-        stitched = is_stitched(text, handler, text.value(host.wide_hole(hole("area"))))
+        stitched = is_stitched(text, handler, host.wide_hole(hole("area")))
         text.emit(f"br i1 {stitched}, label %{fast}, label %{slow}, !prof !0")
         text.label(fast)
         for line in handler_tail(handler, target, record, budget):

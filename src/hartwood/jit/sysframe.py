@@ -213,7 +213,7 @@ def _leap() -> str:
     look(text, "%pc", "%budget")
     record = found(text, "%pc", "%budget", "hit", "miss")
     handler = text.value(f"load ptr, ptr {record}")
-    made = is_stitched(text, handler, _state_load(text, "area"))
+    made = is_stitched(text, handler, f"load i64, ptr {text.value(field('area'))}")
     text.emit(f"br i1 {made}, label %fast, label %slow, !prof !0")
     text.label("fast")
     tail(text, handler, "%pc", record, "%budget")

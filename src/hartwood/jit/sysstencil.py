@@ -119,7 +119,7 @@ def _leap(text: Text, target: str, budget: str) -> Way:
     text.label(hit)
     record = record_of(text, target, where)
     handler = text.value(f"load ptr, ptr {record}")
-    stitched = is_stitched(text, handler, text.value(host.wide_hole(hole("area"))))
+    stitched = is_stitched(text, handler, host.wide_hole(hole("area")))
     text.emit(f"br i1 {stitched}, label %{fast}, label %{slow}, !prof !0")
     text.label(fast)
     _tail(text, handler, target, record, budget)
