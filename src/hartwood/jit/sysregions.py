@@ -21,7 +21,8 @@ from hartwood.jit.stitch import AREA
 from hartwood.jit.store import page_key
 from hartwood.jit.sysabi import RECORDS_PER_PAGE, SAMPLES
 from hartwood.mem import hostmem
-from hartwood.mem.ram import STITCHED
+from hartwood.mem.hostmem import PAGE
+from hartwood.mem.ram import stitched_pages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ ROOM = 8 << 20
 WORTH, NEAR = 128, 12
 #: Entries of one page in a request, and requests for one page: it may change all the time.
 BATCH, TRIES = 8, 24
-_PAGE = 4096
 
 
 class Compiler:
@@ -134,7 +134,7 @@ class SystemRegions:
                 self._compiler.poll()
                 self._take(ctypes.addressof(state))
             if self._wanted and self._asked is None and not self._alone:
-                self._ask(ctypes.addressof(state))
+                self._ask()
         except WorkerError:
             self._alone = True
         finally:
@@ -143,25 +143,21 @@ class SystemRegions:
     def translate(self, state: SystemState, page: int, entries: list[int]) -> None:
         """Translate what is at some offsets of a page of memory, now, whether it ran or not. Raises
         `WorkerError`."""
-        at = ctypes.addressof(state)
         with self._lock:
             self._wanted = {page: Counter(entries)}
-            self._ask(at)
-            if self._asked is not None:
-                self._compiler.wait(self._asked[0])
-                self._take(at)
+            self._compiler.wait(self._ask())
+            self._take(ctypes.addressof(state))
 
     def translate_stitched(self, state: SystemState) -> None:
         """Translate all that is stitched, now. Raises `WorkerError`."""
         units = self._base + ROOM - AREA
-        for page, flag in enumerate(self._flags):
-            if flag & STITCHED:
-                first = page * RECORDS_PER_PAGE >> 3
-                handlers = self._handlers[first : first + _PAGE : 2].tolist()
-                entries = [2 * n for n, at in enumerate(handlers) if units <= at < self._base]
-                while entries:
-                    self.translate(state, page, entries[:BATCH])
-                    del entries[:BATCH]
+        for page in stitched_pages(self._flags):
+            first = page * RECORDS_PER_PAGE >> 3
+            handlers = self._handlers[first : first + PAGE : 2].tolist()
+            entries = [2 * n for n, at in enumerate(handlers) if units <= at < self._base]
+            while entries:
+                self.translate(state, page, entries[:BATCH])
+                del entries[:BATCH]
 
     # What is worth it.
     def _sample(self, state: SystemState) -> None:
@@ -194,16 +190,17 @@ class SystemRegions:
 
     # Asking and receiving.
     def _content(self, page: int) -> bytes:
-        return bytes(self._memory[page * _PAGE : (page + 1) * _PAGE])
+        return bytes(self._memory[page * PAGE : (page + 1) * PAGE])
 
-    def _ask(self, state: int) -> None:
+    def _ask(self) -> int:
+        """Ask for the page that is wanted most; gives the request's number."""
         page = max(self._wanted, key=lambda page: self._wanted[page].total())
         entries = [at for at, _ in self._wanted.pop(page).most_common(BATCH)]
         self._tries[page] += 1
         content = self._content(page)
-        key = page_key(0, content)
-        number = self._compiler.ask(self, content, entries, key)
+        number = self._compiler.ask(self, content, entries, page_key(0, content))
         self._asked = number, page, content
+        return number
 
     def _take(self, state: int) -> None:
         while self.answers and self._asked is not None:

@@ -223,10 +223,11 @@ class Worker:
 def _stand_back() -> None:
     """Let the machine that runs meanwhile go first. Where sessions share a processor as groups
     (sched(7), "The autogroup feature") it is the group's niceness that counts."""
-    with contextlib.suppress(OSError):  # it stands back further already
-        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
-        with open("/proc/self/autogroup", "w") as group:
-            group.write(str(_NICE))
+    if os.getpriority(os.PRIO_PROCESS, 0) >= _NICE:
+        return
+    os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as group:
+        group.write(str(_NICE))
 
 
 def _load(module: str, file: str) -> None:

@@ -36,6 +36,11 @@ _NO_NUMBERS: Numbers = 1 << 64, (), memoryview(b"")
 _KEPT = 64
 
 
+def stitched_pages(flags: memoryview) -> list[int]:
+    """The pages whose flags say that they have stitched code."""
+    return [page for page, flag in enumerate(bytes(flags)) if flag & STITCHED]
+
+
 class Ram:
     """The memory of one machine, at most `capacity` bytes of it.
 
@@ -345,7 +350,7 @@ class Ram:
 
     def forget_stitched(self) -> None:
         """Forget what was decoded on every page that has stitched code. No hart may run."""
-        for page in (i for i, flag in enumerate(bytes(self.flags)) if flag & STITCHED):
+        for page in stitched_pages(self.flags):
             assert self.forget is not None
             self.forget(page * PAGE, PAGE)
 
