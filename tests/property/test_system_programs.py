@@ -119,41 +119,28 @@ def test_the_same_end_by_both(seed: int) -> None:
     assert ends[0][-1]["x3"] != 0  # it trapped
 
 
-@pytest.mark.parametrize("seed", range(20, 28))
-def test_stitched_code_ends_the_same(seed: int) -> None:
-    """In pieces that are long enough not to be single steps."""
+@pytest.mark.parametrize(
+    ("seed", "compiled"), [(seed, seed >= 30) for seed in (*range(20, 28), *range(30, 38))]
+)
+def test_translated_code_ends_the_same(seed: int, compiled: bool) -> None:
+    """In pieces that are long enough not to be single steps; or all that was stitched in one piece
+    is compiled before the next."""
     ends = []
     for mode in ("interp", "stitch"):
         machine = _machine(seed, mode)
         moments = []
         for _ in range(4):
             machine.run(instructions=9000)
+            if compiled:
+                machine.translate()
             moments.append(_outcome(machine))
-        translated = machine.state.translated
+        translated, installed = machine.state.translated, machine.regions_installed
         machine.close()
         ends.append(moments)
-    for plain, stitched in zip(*ends, strict=True):
-        assert {k: v for k, v in stitched.items() if v != plain[k]} == {}
+    for plain, ours in zip(*ends, strict=True):
+        assert {k: v for k, v in ours.items() if v != plain[k]} == {}
     assert translated > 5000
-
-
-@pytest.mark.parametrize("seed", range(30, 38))
-def test_regions_end_the_same(seed: int) -> None:
-    """All that was stitched in one piece is compiled before the next."""
-    ends = []
-    for mode in ("interp", "stitch"):
-        machine = _machine(seed, mode)
-        moments = []
-        for _ in range(4):
-            machine.run(instructions=9000)
-            machine.translate()
-            moments.append(_outcome(machine))
-        installed = machine.regions_installed
-        machine.close()
-        ends.append(moments)
-    for plain, compiled in zip(*ends, strict=True):
-        assert {k: v for k, v in compiled.items() if v != plain[k]} == {}
-    assert installed > 0
+    assert bool(installed) == compiled
 
 
 def test_slices_and_steps_agree() -> None:

@@ -264,12 +264,9 @@ def boot(options: Options) -> int:
         with console.attached():
             ending = board.run(until=lambda: panicked() or wanted(), seconds=timeout)
         console.saved()
-        if (
-            options.save_snapshot is not None
-            and ending.reason in ("until", "seconds")
-            and not panicked()
-        ):
-            board.snapshot().save(options.save_snapshot)
+        saved = options.save_snapshot
+        if saved is not None and ending.reason in ("until", "seconds") and not panicked():
+            board.snapshot().save(saved)
         if options.stats is not None:
             _write_stats(options.stats, resources(board.stats(), begin))
         if console.signal:

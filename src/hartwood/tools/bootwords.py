@@ -65,8 +65,13 @@ def main(words: list[str]) -> int | None:
     syscode.prepare(learn=not interprets)
     from hartwood.tools import boot
 
+    return ending(lambda: boot.boot(boot.Options(**arguments)))  # type: ignore[arg-type]
+
+
+def ending(command: Callable[[], int]) -> int:
+    """Run a command; its exit status, or that of the error that it ended with, in one line."""
     try:
-        return boot.boot(boot.Options(**arguments))  # type: ignore[arg-type]
+        return command()
     except Error as error:
         sys.stderr.write(f"hartwood: {error}\n")
         return error.exit_status

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hartwood.errors import Error
-from hartwood.tools import bench, disk
+from hartwood.tools import bench, bootwords, disk
 from hartwood.tools import run as run_command
 
 app = typer.Typer(
@@ -34,6 +32,10 @@ app.add_typer(bench.app, name="bench")
 
 def main(arguments: list[str]) -> int:
     """Run one command; return its exit status: 0, 1 for a failure, 2 for bad usage."""
+    return bootwords.ending(lambda: _run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         status = command.main(
@@ -45,13 +47,6 @@ def main(arguments: list[str]) -> int:
         return error.exit_code
     except typer.Abort:
         return 130
-    except Error as error:
-        sys.stderr.write(f"hartwood: {error}\n")
-        return error.exit_status
-    except BrokenPipeError:
-        # The reader has gone; what is still buffered must not complain at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return status if isinstance(status, int) else 0
 
 
