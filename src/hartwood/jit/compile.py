@@ -88,9 +88,11 @@ _PASSES = ("sroa", "instruction_combine", "simplify_cfg")
 
 def compile_object(text: str, level: int = 2, reloc: str = "pic") -> bytes:
     """An ELF object from module text. `level` 0 to 3 is LLVM's; 0 optimises nothing. `reloc` is
-    "pic", or "static" for stencils, whose holes are absolute."""
+    "pic", or "static" for stencils, whose holes are absolute. Raises `RuntimeError` for text that
+    LLVM would abort the process for: to look costs a hundredth of compiling."""
     machine = _machine(level, reloc)
     module = llvm.parse_assembly(text)
+    module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=level)
     builder = llvm.create_pass_builder(machine, options)
     passes = llvm.create_new_module_pass_manager()

@@ -114,7 +114,7 @@ class Explorer:
         target_of: Callable[[Decoded, int], int | None],
         limit: int,
         executed: Callable[[int], bool] = lambda pc: True,
-        stops: Callable[[Properties], bool] = lambda p: False,
+        stops: Callable[[Decoded, Properties], bool] = lambda decoded, p: False,
         *,
         returns: bool = False,
     ) -> None:
@@ -143,7 +143,7 @@ class Explorer:
     def _analyse(self, pc: int, decoded: Decoded) -> Step | None:
         insn, fields = decoded.insn, decoded.fields
         p = self._insns.properties(insn, insn.variant(fields))
-        if self._stops(p):
+        if self._stops(decoded, p):
             return None
         reads = _mask(p.x_reads, fields, 0) | _mask(p.f64_reads | p.f32_reads, fields, F0)
         writes = _mask(p.x_writes, fields, 0) | _mask(p.f64_writes | p.f32_writes, fields, F0)

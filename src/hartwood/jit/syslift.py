@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hartwood.bits.effects import Properties
 from hartwood.bits.ssa import Text, Val
 from hartwood.bits.words import ILLEGAL_INSTRUCTION
-from hartwood.isa.riscv import trap
+from hartwood.isa.riscv import csr_machine, trap
 from hartwood.isa.riscv.system import SYSTEM
 from hartwood.jit.calling import is_stitched
 from hartwood.jit.compile import compile_image
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Where the page is, for what is said of its addresses; and guest instructions of one region.
 WINDOW, LIMIT = 1 << 16, 200
+#: fflags, frm and fcsr (Unpriv. 21.2): theirs are the only CSR instructions of a region.
+FLOAT_CSRS = csr_machine.FLOATING
 
 
 class RegionMemory(NearMemory):
@@ -39,6 +41,9 @@ class RegionMemory(NearMemory):
     def _near(self, address: Val, size: int, tlb: int) -> str:
         """See `NearMemory._near`."""
         text = self._text
+        # Now: what it converts for the exit's sake must not be in the block of a miss, since what
+        # comes after the access uses it again.
+        fail = self._fail()
         hit, miss, end = (text.fresh_label(hint) for hint in ("hit", "miss", "end"))
         last = text.value(f"add i64 {address.name}, {size - 1}") if size > 1 else address.name
         where = probe(text, address.name, last, tlb, hit, miss, "%tlb")
@@ -51,8 +56,7 @@ class RegionMemory(NearMemory):
         arguments = f"ptr %s, i64 {address.name}, i64 {last}"
         far = text.value(f"call preserve_mostcc i64 {fill}({arguments})")
         text.emit(
-            f"br i1 {text.value(f'icmp ne i64 {far}, 0')}, label %{end}, label %{self._fail()}, "
-            "!prof !0"
+            f"br i1 {text.value(f'icmp ne i64 {far}, 0')}, label %{end}, label %{fail}, !prof !0"
         )
         text.label(end)
         at = text.value(f"phi i64 [{near}, %{hit}], [{far}, %{miss}]")
@@ -174,7 +178,18 @@ class SystemRegionHart(RegionHart, SystemWords):
             self._floats = True
             self.trap_if(meaning(trap.floating_off, self), ILLEGAL_INSTRUCTION)
         super().execute(p, decoded)
-        if (p.rounding or p.f64_writes or p.f32_writes) and not self._dirties:
+        if p.rounding or p.f64_writes or p.f32_writes:
+            self._dirty_floats()
+
+    def csr_update(self, number: Val | int, op: str, value: Val | int, source: Val | int) -> Val:
+        """The definition says what it needs and makes dirty, except where flags that were not
+        touched are put back."""
+        if self._quiet is not None:
+            self._dirty_floats()
+        return super().csr_update(number, op, value, source)
+
+    def _dirty_floats(self) -> None:
+        if not self._dirties:
             self._dirties = True
             meaning(trap.floating_dirty, self)
 
@@ -226,8 +241,10 @@ def _region_text(region: Region) -> str:
     return function("region", text)
 
 
-def stops(p: Properties) -> bool:
+def stops(decoded: Decoded, p: Properties) -> bool:
     """Whether an instruction is the interpreter's: it may change what the region relies on."""
+    if decoded.fields.get("csr") in FLOAT_CSRS:
+        return False
     return bool(p.fence_i or p.csr or p.counters or p.context or p.control == "trap")
 
 

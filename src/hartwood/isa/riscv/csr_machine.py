@@ -207,7 +207,10 @@ for _index in range(3, 32):  # Zihpm: they count nothing
     constant(0x320 + _index, f"mhpmevent{_index}")
 
 
-# The floating-point registers of user level, where mstatus.FS allows them (3.1.6.6).
+#: The floating-point registers of user level, where mstatus.FS allows them (3.1.6.6).
+FLOATING = (0x001, 0x002, 0x003)
+
+
 def _floating(original: Csr) -> None:
     @PRIVILEGED.csr(original.number, original.name)
     def read(h: Hart) -> Bits:
@@ -221,5 +224,5 @@ def _floating(original: Csr) -> None:
         trap.floating_dirty(h)
 
 
-for _number in (1, 2, 3):
+for _number in FLOATING:
     _floating(user.RISCV.csrs[_number])
