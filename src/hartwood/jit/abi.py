@@ -81,6 +81,7 @@ FIELDS: tuple[tuple[str, int, int], ...] = (
     ("hot", 4, HOT_SLOTS),
     ("stitch", 8, 1),  # the native stitcher and its context; zero: leave with HOT instead
     ("stitch_context", 8, 1),
+    ("once", 8, 1),  # the handler that interprets an instruction whose record leads elsewhere
 )
 
 

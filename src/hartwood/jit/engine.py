@@ -141,6 +141,7 @@ class Engine:
         state.reserved_address = (1 << 64) - 1
         state.mxcsr = 0x1F80
         state.limit = abi.LIMIT
+        state.once = self._entries["once"]
         state.hot_threshold = self._cool[0]
         state.hot = self._cool
         return state

@@ -241,7 +241,8 @@ def _enter_region() -> str:
     again = text.value(f"icmp eq ptr {handler}, @enter_region")
     text.emit(f"br i1 {again}, label %apart, label %on")
     text.label("apart")
-    _emit(text, handler_tail("@once", pc, "%rec", words[1]))
+    once = text.value(f"inttoptr i64 {_state_load(text, 'once')} to ptr")
+    _emit(text, handler_tail(once, pc, "%rec", words[1]))
     text.label("on")
     transfer(text, pc, words[1])
     return _handler("enter_region", text)
@@ -277,12 +278,16 @@ def _hot() -> str:
     return _handler("hot", text)
 
 
+def _unit_exit() -> str:
+    """To wherever control goes from a stitched unit (see `stencil`)."""
+    text = Text()
+    transfer(text, "%pc", "%budget")
+    return _handler("unit_exit", text)
+
+
 def _unit_exits() -> list[str]:
-    """Ways out of a stitched unit (see `stencil`): to wherever control goes, after an instruction
-    that had to be interpreted or without; out of budget; to a page that is not there."""
-    away = Text()
-    transfer(away, "%pc", "%budget")
-    exits = [_handler("unit_exit", away), _once("unit_once", "unit_exit", checked=True)]
+    """Other ways out of a unit: out of budget, to a page that is not there."""
+    exits = []
     for name in ("over", "fetch"):
         text = Text()
         _emit(text, handler_tail(f"@{name}", "%pc", "%rec", "%budget"))
@@ -318,6 +323,20 @@ def shared_text() -> list[str]:
     return [text.replace("define ", "define internal ", 1) for text in texts]
 
 
+def crossing_text() -> list[str]:
+    """What control crosses between units and regions through, a module of its own with
+    `shared_text`: large programs are there for a tenth of their time, so it is worth optimising."""
+    texts = [
+        _enter_region(),
+        _no_region("no_region"),
+        _no_region("no_region_stitched"),  # tells that the instruction ran, in a unit
+        _unit_exit(),
+        *_unit_exits(),
+    ]
+    # Optimised, a comparison with an address would take it from a table that there is none of.
+    return [text.replace("define ", "define dso_local ", 1) for text in texts]
+
+
 def entry_text() -> list[str]:
     """The rest; needs `@decode_word` and `shared_text` in the same module."""
     return [
@@ -328,11 +347,9 @@ def entry_text() -> list[str]:
         _once("once_only", "stepped", checked=True),
         _once("once_again", "stepped", checked=False),
         _resync(),
-        _enter_region(),
-        _no_region("no_region"),
-        _no_region("no_region_stitched"),  # tells that the instruction ran, in a unit
         _illegal(),
-        *_unit_exits(),
+        _unit_exit(),
+        _once("unit_once", "unit_exit", checked=True),
         _outer("run", "resync"),
         _outer("step", "once_only"),
         _outer("again", "once_again"),

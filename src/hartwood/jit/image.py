@@ -125,6 +125,20 @@ class Image:
         return cls(code, entries, faults, slots, bytes(meta))
 
 
+def join(first: Image, second: Image) -> Image:
+    """One image of two, with the first one's meta; a name that both export is the second one's."""
+    at = len(first.code) + 63 & -64
+    words = memoryview(second.faults).cast("B").cast("I").tolist()
+    moved = Struct(f"<{len(words)}I").pack(*(at + word for word in words))
+    return Image(
+        bytes(first.code).ljust(at, b"\xcc") + bytes(second.code),
+        {**first.entries, **{name: at + where for name, where in second.entries.items()}},
+        bytes(first.faults) + moved,
+        {**first.slots, **{name: at + where for name, where in second.slots.items()}},
+        first.meta,
+    )
+
+
 def _pack_names(table: Mapping[str, int]) -> tuple[bytes, bytes]:
     if any("\0" in name or not name for name in table):
         raise ImageError("an entry's name is empty or contains a zero byte")

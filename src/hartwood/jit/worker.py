@@ -16,8 +16,9 @@ from hartwood.isa.riscv import RISCV
 from hartwood.jit import host_x86_signals
 from hartwood.jit.compile import compile_image
 from hartwood.jit.decoder import decoder_text
-from hartwood.jit.entry import entry_text, shared_text
+from hartwood.jit.entry import crossing_text, entry_text, shared_text
 from hartwood.jit.flow import Explorer, FlowError
+from hartwood.jit.image import join
 from hartwood.jit.interp import BANKS, bank_text, banks, numbering
 from hartwood.jit.lift import region_text, transfer_target
 from hartwood.jit.stencil import stencil_image
@@ -51,7 +52,10 @@ def bank_image(insns: InsnSet, bank: str) -> Image:
         functions += [decoder_text(insns, numbers), *entry_text(), host_x86_signals.text()]
     # Handlers are a few instructions each: LLVM's optimiser takes four times as long and makes
     # them no faster that one could measure.
-    return compile_image(functions, 0, meta)
+    image = compile_image(functions, 0, meta)
+    if bank == "base":
+        image = join(image, compile_image([*crossing_text(), *shared_text()], 2))
+    return image
 
 
 #: Guest code in a request; see `Window`.
