@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -245,3 +246,40 @@ def test_entries_where_nothing_can_be_compiled() -> None:
     # Half of an instruction: the rest may be anywhere.
     half = SYSTEM.assemble("add a0, a0, a1")[:2]
     assert region_image(page[:-2] + half, [PAGE - 2]) is None
+
+
+#: It adds a number to fa0 for ever, and asks without raising a flag whether the sum is small.
+SUM = """
+again: fld fa1, 0(sp)
+fadd.d fa0, fa0, fa1
+fld fa2, 8(sp)
+frflags a2
+flt.d a1, fa0, fa2
+fsflags a2
+bne a1, zero, again
+fsd fa0, 16(sp)
+j again
+"""
+
+
+def test_loops_of_doubles_stay_in_the_region(machine: Machine) -> None:
+    """What an access that misses leaves with is converted before the access."""
+    load(machine, SUM)
+    machine.mem[RAM + 0x8000 : RAM + 0x8010] = struct.pack("<dd", 0.5, 900.0)
+    machine.state.mstatus |= 0x6000  # FS
+    machine.translate(RAM)
+    assert machine.regions_installed == 1
+    machine.run(instructions=70_000)
+    (total,) = struct.unpack("<d", machine.mem[RAM + 0x8010 : RAM + 0x8018])
+    assert 3000 < total < 5001
+    assert machine.state.translated > 65_000
+
+
+def test_flags_need_floating_point_to_be_on(machine: Machine) -> None:
+    """mstatus.FS is asked for before fflags is read (Priv. 3.1.6.6)."""
+    load(machine, "again: frflags a2\nj again")
+    machine.translate(RAM)
+    assert is_linked(machine, RAM)
+    machine.mtvec = RAM + 0x100
+    machine.run(instructions=1)
+    assert (machine.mcause, machine.mepc) == (2, RAM)

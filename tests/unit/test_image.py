@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hartwood.errors import Error, ImageError
 from hartwood.jit import host_x86
-from hartwood.jit.image import Image, flatten
+from hartwood.jit.image import Image, flatten, join
 from native_code import compile_image, compile_object
 
 SAMPLE = f"""
@@ -103,6 +103,19 @@ def test_a_file_gives_back_the_image() -> None:
     image = sample()
     assert same(Image.load(image.dump()), image)
     assert same(Image.load(memoryview(image.dump())), image)
+
+
+def test_two_images_become_one() -> None:
+    """Each part is as it was, and of two entries with one name the second is meant."""
+    first, second = Image(b"\xc3" * 5, {"lookup": 1, "own": 2}, b"", {}, b"first"), sample()
+    both = join(first, second)
+    at = 64
+    assert bytes(both.code) == b"\xc3" * 5 + b"\xcc" * 59 + bytes(second.code)
+    assert both.entries == {"own": 2, **{n: at + where for n, where in second.entries.items()}}
+    assert both.slots == {"slot": at + second.slots["slot"]}
+    assert both.fault_pairs == [(at + insn, at + to) for insn, to in second.fault_pairs]
+    assert both.meta == b"first"
+    assert same(Image.load(both.dump()), both)
 
 
 def test_an_image_may_be_empty() -> None:
