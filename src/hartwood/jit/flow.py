@@ -222,11 +222,13 @@ class Explorer:
         return region
 
     def _leaders(self, *entries: int) -> set[int]:
-        """Block starts, breadth first until the region is large enough."""
+        """Block starts, breadth first until the region is large enough; what was asked for is
+        always visited."""
         leaders, seen, queue = set(entries), set[int](), list(entries)
-        count = 0
-        while queue and count < self._limit:
+        count, visited = 0, 0
+        while queue and (count < self._limit or visited < len(entries)):
             pc = queue.pop(0)
+            visited += 1
             block = Block(pc)
             while pc not in seen and (
                 pc == block.start or (pc not in leaders and pc not in self.known)

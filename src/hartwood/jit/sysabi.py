@@ -21,7 +21,7 @@ RECORDS_PER_PAGE = 2048 * abi.RECORD + 64
 #: Instructions between two looks at the clock.
 CHUNK = 10_000
 #: Records that are remembered where control was when `CHUNK` instructions were used up.
-SAMPLES = 256
+SAMPLES = 1024
 #: Guest time counts tenths of a microsecond; deterministic time takes an instruction for ten ns.
 FREQUENCY = 10_000_000
 INSTRUCTIONS_PER_TICK = 10

@@ -42,6 +42,8 @@ ROOM = 8 << 20
 WORTH, NEAR = 128, 12
 #: Entries of one page in a request, and requests for one page: it may change all the time.
 BATCH, TRIES = 8, 24
+#: Requests at a time: the worker has the next one while an answer waits to be taken.
+UNDER_WAY = 2
 
 
 class Compiler:
@@ -112,11 +114,15 @@ class SystemRegions:
         self._near: dict[int, Counter[int]] = {}
         #: Each hart's ring of samples, and how many of them were seen.
         self._rings: dict[int, tuple[memoryview, int]] = {}
-        self._known: set[int] = set()
+        #: By page, the name of the content that was looked for in the store.
+        self._known: dict[int, str] = {}
         self._tries: Counter[int] = Counter()
-        #: Offsets by page that are wanted; the request that is under way, its page and content.
+        #: Offsets by page that are wanted; requests that are under way by number: the page, its
+        #: content and the offsets.
         self._wanted: dict[int, Counter[int]] = {}
-        self._asked: tuple[int, int, bytes] | None = None
+        self._asked: dict[int, tuple[int, bytes, list[int]]] = {}
+        #: Records that nothing can be compiled for.
+        self._refused: set[int] = set()
         #: Regions linked so far.
         self.installed = 0
         #: There is no worker: what is stored has to do.
@@ -130,10 +136,10 @@ class SystemRegions:
             return  # another hart is at it
         try:
             self._sample(state)
-            if self._asked is not None:
+            if self._asked:
                 self._compiler.poll()
                 self._take(ctypes.addressof(state))
-            if self._wanted and self._asked is None and not self._alone:
+            if self._wanted and len(self._asked) < UNDER_WAY and not self._alone:
                 self._ask()
         except WorkerError:
             self._alone = True
@@ -144,8 +150,9 @@ class SystemRegions:
         """Translate what is at some offsets of a page of memory, now, whether it ran or not. Raises
         `WorkerError`."""
         with self._lock:
-            self._wanted = {page: Counter(entries)}
-            self._compiler.wait(self._ask())
+            self._request(page, entries)
+            for number in list(self._asked):
+                self._compiler.wait(number)
             self._take(ctypes.addressof(state))
 
     def translate_stitched(self, state: SystemState) -> None:
@@ -169,20 +176,28 @@ class SystemRegions:
         if fresh > end:
             last += ring[end - fresh :].tolist()
         for record, times in Counter(last).items():
-            if not 0 <= self._handlers[record - self._records >> 3] - self._base < ROOM:
+            if not self._is_linked(record):
                 self._note(where, record, times)
+
+    def _is_linked(self, record: int) -> bool:
+        """Whether what comes to a record goes to a region."""
+        return 0 <= self._handlers[record - self._records >> 3] - self._base < ROOM
 
     def _note(self, state: int, record: int, times: int) -> None:
         page = (record - self._records) // RECORDS_PER_PAGE
         if page not in self._known:
-            self._known.add(page)
             self._recall(state, page)
-        if self._tries[page] >= TRIES:
-            return  # it changes all the time
+        if self._tries[page] >= TRIES or record in self._refused:
+            return  # it changes all the time, or is no beginning
         near = self._near.setdefault(record >> NEAR, Counter())
         near[record] += times
         if near.total() >= WORTH:
+            # Kernels patch their code when they come up: the store may have what it is now.
+            self._recall(state, page)
             hottest = max(near, key=near.__getitem__)
+            if self._is_linked(hottest):
+                near.clear()
+                return
             at = (hottest - self._records) % RECORDS_PER_PAGE >> 3
             wanted = self._wanted.setdefault(page, Counter())
             wanted[at] += near.total()
@@ -192,41 +207,55 @@ class SystemRegions:
     def _content(self, page: int) -> bytes:
         return bytes(self._memory[page * PAGE : (page + 1) * PAGE])
 
-    def _ask(self) -> int:
-        """Ask for the page that is wanted most; gives the request's number."""
-        page = max(self._wanted, key=lambda page: self._wanted[page].total())
-        entries = [at for at, _ in self._wanted.pop(page).most_common(BATCH)]
+    def _ask(self) -> None:
+        """Ask for what is wanted most and not linked meanwhile, on a page that is not under way."""
+        busy = {page for page, _, _ in self._asked.values()}
+        pages = [page for page in self._wanted if page not in busy]
+        if not pages:
+            return
+        page = max(pages, key=lambda page: self._wanted[page].total())
+        first = self._records + page * RECORDS_PER_PAGE
+        offsets = [at for at, _ in self._wanted.pop(page).most_common()]
+        entries = [at for at in offsets if not self._is_linked(first + 8 * at)]
+        if entries:
+            self._request(page, entries[:BATCH])
+
+    def _request(self, page: int, entries: list[int]) -> None:
         self._tries[page] += 1
         content = self._content(page)
         number = self._compiler.ask(self, content, entries, page_key(0, content))
-        self._asked = number, page, content
-        return number
+        self._asked[number] = page, content, entries
 
     def _take(self, state: int) -> None:
-        while self.answers and self._asked is not None:
+        while self.answers:
             number, data = self.answers.pop(0)
-            expected, page, content = self._asked
-            if number == expected:
-                self._asked = None
-                if data:
-                    self._install(state, Image.load(data), page, content)
+            page, content, entries = self._asked.pop(number)
+            if not data or self._install(state, Image.load(data), page, content):
+                first = self._records + page * RECORDS_PER_PAGE
+                records = [first + 8 * at for at in entries]
+                self._refused.update(each for each in records if not self._is_linked(each))
 
     def _recall(self, state: int, page: int) -> None:
-        """Install what the store has for a page."""
+        """Install what the store has for a page, unless it was looked for already."""
         content = self._content(page)
         store, key = self._compiler.store, page_key(0, content)
+        if self._known.get(page) == key:
+            return
+        self._known[page] = key
+        first = self._records + page * RECORDS_PER_PAGE
+        self._refused.difference_update(range(first, first + RECORDS_PER_PAGE, 16))
         for data in store.get(key):
             try:
                 self._install(state, Image.load(data), page, content)
             except (ImageError, ValueError, TypeError, KeyError, EOFError):
                 store.discard(key)
 
-    def _install(self, state: int, image: Image, page: int, content: bytes) -> None:
-        """Link the region of an image if the page holds now what it was made from."""
+    def _install(self, state: int, image: Image, page: int, content: bytes) -> bool:
+        """Link the region of an image if the page holds now what it was made from, and tell."""
         size = len(image.code)
         if self._next + size > ROOM:
             self.full = True
-            return
+            return False
         at, self._next = self._next, self._next + size + 63 & -64
         self._room[at : at + size] = image.code
         if not self._flags[page]:
@@ -234,7 +263,9 @@ class SystemRegions:
         places, ranges = marshal.loads(image.meta)
         halves, entries = array("I", _halves(content, ranges)), array("I", places)
         code = self._base + at + image.entries["region"]
-        self.installed += self._link(state, page, *_pointer(halves), *_pointer(entries), code)
+        linked = self._link(state, page, *_pointer(halves), *_pointer(entries), code)
+        self.installed += linked
+        return linked
 
     def reset(self, forget: Callable[[], object]) -> None:
         """Forget every region, after `forget`, which sees to it that nothing leads to one. In

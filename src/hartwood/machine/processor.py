@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from hartwood.jit.sysstitch import SystemStitches
 
 _U64 = (1 << 64) - 1
-#: Instructions between two looks at what Python was asked for: some milliseconds.
-SLICE = 2_000_000
+#: Instructions between two looks at what Python was asked for, at least and at most; and the
+#: seconds that they are to take, since looking takes some 20 microseconds.
+SLICE, LONGEST = 2_000_000, 16_000_000
+_SHORT, _LONG = 0.002, 0.006
 #: Ticks of guest time a second.
 FREQUENCY = sysabi.FREQUENCY
 #: Ways of running code (see `Processor`).
@@ -106,6 +108,7 @@ class Processor:
         self.supervisor_call: Callable[[Processor], None] | None = None
         #: Instructions that the last piece of a run took, trapped ones included, and all pieces.
         self._spent = self.executed = 0
+        self._slice = SLICE
         #: A deterministic hart that waits skips time; one among others leaves that to their board.
         self.alone = True
         if deterministic:  # or the first use of a bank would end a piece early
@@ -405,14 +408,23 @@ class Processor:
                 return Stop("instructions", self.pc)
             if deadline is not None and self._now() >= deadline:
                 return Stop("seconds", self.pc)
-            most = SLICE if left is None else left - _OVERRUN
-            stop = self._piece(1 if single or most <= 0 else min(most, SLICE), deadline)
+            most = LONGEST if left is None else left - _OVERRUN
+            begin = time.perf_counter()
+            stop = self._piece(1 if single or most <= 0 else min(most, self._slice), deadline)
+            self._fit(time.perf_counter() - begin)
             if left is not None:
                 left -= self._spent
             if stop is not None:
                 return stop
             if single and self.pc == until:
                 return Stop("until", self.pc)
+
+    def _fit(self, seconds: float) -> None:
+        """Choose the next slice's length by what the last one took; not where runs are repeated."""
+        if seconds > _LONG:
+            self._slice = max(SLICE, self._slice // 2)
+        elif seconds < _SHORT and self._spent >= self._slice and not self.deterministic:
+            self._slice = min(LONGEST, self._slice * 2)
 
     def translate(self, at: int | None = None) -> None:
         """Compile the code at a guest-physical address, or all that is stitched by now, which
