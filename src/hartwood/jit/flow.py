@@ -22,6 +22,8 @@ LINK = (1, 5)
 F0 = 32
 #: All floating-point registers.
 FLOATS = (1 << 64) - (1 << F0)
+#: Instructions of a loop that is kept in host registers, at most; those of such a block, at least.
+TIGHT, LONG = 60, 64
 _PINNED_MASK = sum(1 << register for register in PINNED)
 
 
@@ -51,6 +53,8 @@ class Block:
     target: int | None = None
     #: Where a call that is taken for a jump comes back to.
     back: int | None = None
+    #: Registers that the block need not write home at once.
+    lazy: int = 0
     #: Registers that may differ from what `State` holds, at the start.
     dirty: int = 0
     #: Registers that somebody may still read, at the start.
@@ -216,9 +220,11 @@ class Explorer:
             heads |= set(returns)
         heads.discard(entry)
         region = Region([entry, *sorted(heads)], blocks, self._ranges(blocks), returns)
-        lazy = FLOATS if eager else ~pinned
-        _solve_dirty(region, lazy)
-        _solve_live(region, lazy)
+        kept = _busy_blocks(region) if eager and self._returns else set()
+        for start, block in blocks.items():
+            block.lazy = FLOATS if eager and start not in kept else ~pinned
+        _solve_dirty(region)
+        _solve_live(region)
         return region
 
     def _leaders(self, *entries: int) -> set[int]:
@@ -288,20 +294,40 @@ def inner_successors(region: Region, block: Block) -> list[int]:
     return [goal for goal in goals if goal in region.blocks]
 
 
-def _solve_dirty(region: Region, lazy: int) -> None:
+def tight_blocks(region: Region) -> set[int]:
+    """The blocks of loops of few instructions without a call, by the address of their beginning."""
+    tight: set[int] = set()
+    for block in region.blocks.values():
+        if block.kind != "branch" or block.target is None or block.target > block.start:
+            continue
+        loop = [b for at, b in region.blocks.items() if block.target <= at <= block.start]
+        if sum(len(b.steps) for b in loop) <= TIGHT and all(
+            b.kind in ("branch", "fall") or (b.kind == "jump" and b.back is None) for b in loop
+        ):
+            tight.update(each.start for each in loop)
+    return tight
+
+
+def _busy_blocks(region: Region) -> set[int]:
+    """Those where registers are written so often that writing them home later pays."""
+    long = {start for start, block in region.blocks.items() if len(block.steps) >= LONG}
+    return long | tight_blocks(region)
+
+
+def _solve_dirty(region: Region) -> None:
     """Forward, union: what a path may have written since the entry or the last call."""
     work = list(region.blocks)
     while work:
         block = region.blocks[work.pop()]
-        out = 0 if block.kind == "call" else (block.dirty | block.written) & lazy
+        out = 0 if block.kind == "call" else block.dirty | block.written & block.lazy
         for goal in inner_successors(region, block):
             other = region.blocks[goal]
-            if out & ~other.dirty:
-                other.dirty |= out
+            if out & other.lazy & ~other.dirty:
+                other.dirty |= out & other.lazy
                 work.append(goal)
 
 
-def _solve_live(region: Region, lazy: int) -> None:
+def _solve_live(region: Region) -> None:
     """Backward, union. An exit reads every dirty register: it writes them back."""
     before: dict[int, list[int]] = {start: [] for start in region.blocks}
     uses, defs = {}, {}
@@ -313,15 +339,17 @@ def _solve_live(region: Region, lazy: int) -> None:
                 use |= dirty & ~define
             use |= step.reads & ~define
             define |= step.writes
-            dirty |= step.writes & lazy
+            dirty |= step.writes & block.lazy
         if block.kind != "fall" or block.end not in region.blocks:
             use |= block.dirty & ~define
         uses[start], defs[start] = use, define
         for goal in inner_successors(region, block):
             before[goal].append(start)
-            # A budget exit on the edge writes back too.
+            # A budget exit on the edge writes back too, and so does what the next block does not
+            # keep.
             if goal <= block.end:
                 uses[start] |= block.dirty & ~define
+            uses[start] |= block.dirty & ~region.blocks[goal].lazy & ~define
     work = list(region.blocks)
     while work:
         start = work.pop()

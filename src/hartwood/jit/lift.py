@@ -45,9 +45,9 @@ class RegionHart(VariableHart):
     refused = "leave"
 
     def __init__(
-        self, text: Text, insns: InsnSet, region: Region, eager: bool, facts: Facts | None = None
+        self, text: Text, insns: InsnSet, region: Region, facts: Facts | None = None
     ) -> None:
-        super().__init__(text, insns, region, eager, facts)
+        super().__init__(text, insns, region, facts)
         self._flat = FlatMemory(text, lambda address, is_store: self._exit_here(), "%limit")
         self.memory = self._flat
         self.cold: list[tuple[str, list[str]]] = []
@@ -169,6 +169,8 @@ class RegionHart(VariableHart):
         if goal not in self.region.blocks:
             return self._tail(str(goal))
         lines = self._pay()
+        if self._block.kind != "call":  # after one, everything is at home
+            lines += self._state_lines(self.region.blocks[goal].lazy)
         holds = self._conditions(self._block.start, goal, lines)
         if goal > self._block.start and not holds:
             if not lines:
@@ -462,16 +464,16 @@ def region_name(entry: int) -> str:
 
 
 def region_text(insns: InsnSet, region: Region, *, eager: bool = False) -> str:
-    """LLVM text of one region. With `eager`, for a region that `Explorer` found so, registers are
-    written home at once: faster to compile, because exits have nothing to write back, and slower
-    to run."""
+    """LLVM text of one region. With `eager`, for a region that `Explorer` found so, where registers
+    are written home at once, nothing is found out across blocks either: faster to compile, because
+    exits have nothing to write back, and slower to run."""
     text, facts = Text(), None
     if not eager:
-        scout = RegionHart(Text(), insns, region, eager)
+        scout = RegionHart(Text(), insns, region)
         for block in region.blocks.values():
             scout.block(block)
         facts = Facts(insns, region, scout.outlines)
-    hart = RegionHart(text, insns, region, eager, facts)
+    hart = RegionHart(text, insns, region, facts)
     hart.prologue()
     for block in region.blocks.values():
         hart.block(block)

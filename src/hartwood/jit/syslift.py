@@ -17,26 +17,51 @@ from hartwood.isa.riscv import csr_machine, trap
 from hartwood.isa.riscv.system import SYSTEM
 from hartwood.jit.calling import is_stitched
 from hartwood.jit.compile import compile_image
-from hartwood.jit.flow import Block, Explorer, FlowError, Region
+from hartwood.jit.flow import Block, Explorer, FlowError, Region, tight_blocks
 from hartwood.jit.lift import RegionHart, transfer_target
-from hartwood.jit.softmmu import NearMemory, addend, is_called, probe, record_of, tail
+from hartwood.jit.softmmu import NearMemory, addend, is_called, page_of, probe, record_of, tail
 from hartwood.jit.sysabi import FETCH, READ, field, link
 from hartwood.jit.sysfunctions import SystemWords, meaning
 from hartwood.jit.system import function
 from hartwood.mem.hostmem import PAGE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hartwood.isa.insn import Decoded
     from hartwood.jit.image import Image
 
 #: Where the page is, for what is said of its addresses; and guest instructions of one region.
 WINDOW, LIMIT = 1 << 16, 200
+#: Pages of loads that a region keeps in mind.
+PAGES = 6
+#: No page: no address is near it in any mode of translation (Priv. 12.4.1), nor is memory there.
+_NO_PAGE = 1 << 62
 #: fflags, frm and fcsr (Unpriv. 21.2): theirs are the only CSR instructions of a region.
 FLOAT_CSRS = csr_machine.FLOATING
 
 
 class RegionMemory(NearMemory):
-    """Accesses that hit, or do so when the TLB was filled; others leave for the interpreter."""
+    """Accesses that hit, or do so when the TLB was filled; others leave for the interpreter.
+
+    `page_of` gives a number to loads that will mostly stay on one page, or None: the region keeps
+    what it has found out about their page, in variables that `declare` makes. That is as good as
+    the TLB: whoever takes a translation away waits until each hart has left its region
+    (`Processor._forget_map`). Stores are not like that: a page may become code at any time.
+    """
+
+    def __init__(
+        self, text: Text, fail: Callable[[], str], page_of: Callable[[Val], int | None]
+    ) -> None:
+        super().__init__(text, fail)
+        self._page_of = page_of
+
+    def declare(self) -> None:
+        """Variables for the pages of loads: the page's address and what to add to it."""
+        for number in range(PAGES):
+            self._text.emit(f"%page{number}.v = alloca i64")
+            self._text.emit(f"%add{number}.v = alloca i64")
+            self._text.emit(f"store i64 {_NO_PAGE}, ptr %page{number}.v")
 
     def _near(self, address: Val, size: int, tlb: int) -> str:
         """See `NearMemory._near`."""
@@ -44,23 +69,42 @@ class RegionMemory(NearMemory):
         # Now: what it converts for the exit's sake must not be in the block of a miss, since what
         # comes after the access uses it again.
         fail = self._fail()
+        number = self._page_of(address) if tlb == READ else None
+        same = text.fresh_label("same") if number is not None else ""
         hit, miss, end = (text.fresh_label(hint) for hint in ("hit", "miss", "end"))
+        ways = []
+        if number is not None:
+            look = text.fresh_label("look")
+            page = text.value(f"load i64, ptr %page{number}.v")
+            inside = text.value(f"sub i64 {address.name}, {page}")
+            inside = text.value(f"icmp ult i64 {inside}, {PAGE - size + 1}")
+            text.emit(f"br i1 {inside}, label %{same}, label %{look}, !prof !0")
+            text.label(same)
+            add = text.value(f"load i64, ptr %add{number}.v")
+            ways.append((text.value(f"add i64 {address.name}, {add}"), same))
+            text.emit(f"br label %{end}")
+            text.label(look)
         last = text.value(f"add i64 {address.name}, {size - 1}") if size > 1 else address.name
         where = probe(text, address.name, last, tlb, hit, miss, "%tlb")
         text.label(hit)
-        near = text.value(f"add i64 {address.name}, {addend(text, where)}")
+        add = addend(text, where)
+        ways.append((text.value(f"add i64 {address.name}, {add}"), hit))
+        if number is not None:
+            text.emit(f"store i64 {page_of(text, address.name)}, ptr %page{number}.v")
+            text.emit(f"store i64 {add}, ptr %add{number}.v")
         text.emit(f"br label %{end}")
         text.label(miss)
         name = "fill_read" if tlb == READ else "fill_write"
         fill = text.value(f"load ptr, ptr {text.value(link(name))}")
         arguments = f"ptr %s, i64 {address.name}, i64 {last}"
         far = text.value(f"call preserve_mostcc i64 {fill}({arguments})")
+        ways.append((far, miss))
         text.emit(
             f"br i1 {text.value(f'icmp ne i64 {far}, 0')}, label %{end}, label %{fail}, !prof !0"
         )
         text.label(end)
-        at = text.value(f"phi i64 [{near}, %{hit}], [{far}, %{miss}]")
-        return text.value(f"inttoptr i64 {at} to ptr")
+        arms = ", ".join(f"[{value}, %{label}]" for value, label in ways)
+        return text.value(f"inttoptr i64 {text.value(f'phi i64 {arms}')} to ptr")
 
 
 class SystemRegionHart(RegionHart, SystemWords):
@@ -70,9 +114,25 @@ class SystemRegionHart(RegionHart, SystemWords):
     refused = "once"
 
     def __init__(self, text: Text, region: Region) -> None:
-        super().__init__(text, SYSTEM, region, eager=True)
-        self.memory = RegionMemory(text, self._exit_here)
+        super().__init__(text, SYSTEM, region)
+        self._near_memory = RegionMemory(text, self._exit_here, self._page_of)
+        self.memory = self._near_memory
         self._floats = self._dirties = False
+        self._tight = tight_blocks(region)
+        #: Numbers of pages that loads have got, by guest register or place of the load.
+        self._pages: dict[tuple[str, int], int] = {}
+
+    def _page_of(self, address: Val) -> int | None:
+        """A number for what a tight loop loads from: it will come there again, and mostly find the
+        same page. What goes by one register shares one."""
+        assert self._step is not None
+        if self._block.start not in self._tight:
+            return None
+        register = self._begins.get(address.root or address.name)
+        key = ("place", self._step.pc) if register is None else ("register", register)
+        if key not in self._pages and len(self._pages) < PAGES:
+            self._pages[key] = len(self._pages)
+        return self._pages.get(key)
 
     @property
     def pc(self) -> Val:
@@ -214,6 +274,7 @@ class SystemRegionHart(RegionHart, SystemWords):
         text.emit(f"%begin = and i64 %pc, {-PAGE}")
         text.emit(f"%delta = sub i64 %begin, {WINDOW}")
         self.declare()
+        self._near_memory.declare()
         inside = text.value(f"and i64 %pc, {PAGE - 1}")
         text.emit("%record = ptrtoint ptr %rec to i64")
         text.emit(f"%first = sub i64 %record, {text.value(f'shl i64 {inside}, 3')}")

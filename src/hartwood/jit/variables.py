@@ -9,7 +9,7 @@ from hartwood.isa.insnset import InsnSet
 from hartwood.jit import abi
 from hartwood.jit.calling import field
 from hartwood.jit.facts import CANONICAL, RAW, Facts, Outline
-from hartwood.jit.flow import F0, FLOATS, Block, Region, inner_successors
+from hartwood.jit.flow import F0, Block, Region, inner_successors
 from hartwood.jit.words import NativeHart
 
 #: The NaN that every operation produces (Unpriv. 21.2), as LLVM writes it.
@@ -50,14 +50,10 @@ class VariableHart(NativeHart):
     #: Guest registers that travel in host registers between regions.
     pinned: tuple[int, ...] = abi.PINNED
 
-    def __init__(
-        self, text: Text, insns: InsnSet, region: Region, eager: bool, facts: Facts | None
-    ) -> None:
-        """With `eager`, integer registers are written home at once (see `lift.region_text`)."""
+    def __init__(self, text: Text, insns: InsnSet, region: Region, facts: Facts | None) -> None:
         super().__init__(text, insns)
         self.facts = facts or Facts(insns, region)
         self.region = region
-        self.eager = eager
         #: What each block did, once it is lifted.
         self.outlines: dict[int, Outline] = {}
         self._values: dict[int, Val] = {}
@@ -102,7 +98,7 @@ class VariableHart(NativeHart):
         self._values[register] = value
         self._written.add(register)
         self._narrow.pop(register, None)
-        if self.eager and register < F0 and register not in self.pinned:
+        if not self._block.lazy >> register & 1 and register not in self.pinned:
             self.text.emit(f"store i64 {value.name}, ptr {self.text.value(home(register))}")
 
     def read_x(self, index: Val | int) -> Val:
@@ -171,8 +167,7 @@ class VariableHart(NativeHart):
         mask = 0
         for register in self._written:
             mask |= 1 << register
-        pinned = sum(1 << register for register in self.pinned)
-        return self._block.dirty | mask & (FLOATS if self.eager else ~pinned)
+        return self._block.dirty | mask & self._block.lazy
 
     def _flush(self) -> None:
         """Bring the variables up to date at the end of a block. A raw result stays one where all
@@ -210,10 +205,10 @@ class VariableHart(NativeHart):
                 told.ends[register] = value.root or value.name, value.offset
         return told
 
-    def _state_lines(self) -> list[str]:
-        """Write back from the variables, which are up to date."""
+    def _state_lines(self, kept: int = 0) -> list[str]:
+        """Write back from the variables, which are up to date, all but the registers of a mask."""
         lines: list[str] = []
-        for register in registers_of(self._dirty()):
+        for register in registers_of(self._dirty() & ~kept):
             name, where = self._variable_line(register, lines), self.text.fresh()
             lines.append(f"{where} = {home(register)}")
             lines.append(f"store {kind_of(register)} {name}, ptr {where}")
