@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -283,3 +285,86 @@ def test_flags_need_floating_point_to_be_on(machine: Machine) -> None:
     machine.mtvec = RAM + 0x100
     machine.run(instructions=1)
     assert (machine.mcause, machine.mepc) == (2, RAM)
+
+
+#: It sums what lies from a0 to a1, a page and a half, by one load and by another beside it.
+WALK = """
+li a2, 0
+again: ld a3, 0(a0)
+add a2, a2, a3
+lw a4, 4(a0)
+xor a5, a5, a4
+addi a0, a0, 8
+bne a0, a1, again
+sd a2, 0(sp)
+stay: j stay
+"""
+
+
+def walk(machine: Machine, compiled: bool, count: int) -> list[int]:
+    """Every register, and where the hart is, when `WALK` has run for some instructions."""
+    load(machine, WALK)
+    first = RAM + 0x10000 - 512
+    words = [hash((n, 1)) & (1 << 64) - 1 for n in range(800)]
+    machine.mem[first : first + 6400] = struct.pack("<800Q", *words)
+    if compiled:
+        machine.translate(RAM)
+        assert is_linked(machine, RAM + 4)
+    machine.mtvec = RAM + 0x800
+    machine.a0, machine.a1, machine.a2, machine.a5 = first, first + 6144, 5, 6
+    machine.run(instructions=count)
+    state = machine.state
+    return [*list(state.x)[1:32], machine.pc, machine.mcause, machine.mepc, machine.mtval]
+
+
+@pytest.mark.parametrize("count", [1, 7, 100, 2000, 4607, 4700])
+def test_small_loops_leave_every_register_as_it_is(machine: Machine, count: int) -> None:
+    """Wherever the budget ends, and after the loop."""
+    other = Machine("riscv64", mode="interp")
+    other.mem.map(RAM, SIZE)
+    other.sp = RAM + 0x8000
+    assert walk(machine, True, count) == walk(other, False, count)
+    other.close()
+
+
+def test_a_load_that_faults_in_a_small_loop(machine: Machine) -> None:
+    """The loop comes to the end of memory: what it had kept is at home when the trap is taken."""
+    found = []
+    for mode in ("stitch", "interp"):
+        each = Machine("riscv64", mode=mode)
+        each.mem.map(RAM, SIZE)
+        each.sp, each.mtvec = RAM + 0x8000, RAM + 0x800
+        load(each, WALK)
+        each.mem[RAM + 0x800 : RAM + 0x804] = SYSTEM.assemble("here: j here")
+        if mode == "stitch":
+            each.translate(RAM)
+            assert is_linked(each, RAM + 4)
+        each.a0, each.a1, each.a5 = RAM + SIZE - 4096, 0, 9
+        each.mem[RAM + SIZE - 4096 : RAM + SIZE] = bytes(range(256)) * 16
+        each.run(instructions=5000)
+        values = list(each.state.x)[1:32]
+        found.append([*values, each.pc, each.mcause, each.mepc, each.mtval])
+        each.close()
+    assert found[0] == found[1]
+    assert found[0][-3:] == [5, RAM + 4, RAM + SIZE]
+
+
+def test_a_loop_notices_that_its_page_is_gone(machine: Machine) -> None:
+    """Its load remembers the page, as long as nobody asks for anything (`unmap` waits)."""
+    data = RAM + 2 * SIZE
+    machine.mem.map(data, PAGE)
+    load(machine, "again: ld a1, 0(a0)\naddi a2, a2, 1\nj again")
+    machine.mem[RAM + 0x800 : RAM + 0x804] = SYSTEM.assemble("here: j here")
+    machine.translate(RAM)
+    assert is_linked(machine, RAM)
+    machine.a0, machine.mtvec = data, RAM + 0x800
+    runner = threading.Thread(target=machine.run, kwargs={"seconds": 60})
+    runner.start()
+    while not machine.state.translated:
+        time.sleep(0.001)
+    machine.mem.unmap(data, PAGE)
+    while not machine.mcause:
+        time.sleep(0.001)
+    machine.request_stop()
+    runner.join()
+    assert (machine.mcause, machine.mepc, machine.mtval) == (5, RAM, data)

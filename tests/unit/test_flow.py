@@ -9,7 +9,7 @@ import pytest
 from hartwood.isa.insn import Decoded
 from hartwood.isa.riscv import RISCV
 from hartwood.jit.abi import LIMIT
-from hartwood.jit.flow import Block, Explorer, FlowError, Region, inner_successors
+from hartwood.jit.flow import Block, Explorer, FlowError, Region, inner_successors, tight_blocks
 from hartwood.jit.lift import transfer_target
 
 AT = 0x10000
@@ -361,3 +361,17 @@ def test_successors_are_inside_only() -> None:
     assert inner_successors(found, block) == [8]
     block.kind = "return"
     assert inner_successors(found, block) == []
+
+
+# What is kept in host registers where the rest is written home at once.
+def kept(text: str) -> list[int]:
+    return sorted(at - AT for at in tight_blocks(region(text)))
+
+
+def test_small_loops_without_calls_are_tight() -> None:
+    body = "addi a0, a0, 1\n" * 10
+    assert kept(f"nop\nagain: {body}bne a0, a1, again\nret") == [4]
+    assert kept(f"again: {body}beq a0, a1, out\n{body}j again\nout: ret") == [0, 44]
+    assert kept(f"again: {body}jal ra, again\nbne a0, a1, again\nret") == []
+    assert kept(f"again: {body * 7}bne a0, a1, again\nret") == []
+    assert kept(f"{body}bne a0, a1, out\n{body}out: ret") == []

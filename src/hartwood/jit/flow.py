@@ -298,12 +298,12 @@ def tight_blocks(region: Region) -> set[int]:
     """The blocks of loops of few instructions without a call, by the address of their beginning."""
     tight: set[int] = set()
     for block in region.blocks.values():
-        if block.kind != "branch" or block.target is None or block.target > block.start:
+        head = block.target if block.kind in ("branch", "jump") else None
+        if head is None or head > block.start:
             continue
-        loop = [b for at, b in region.blocks.items() if block.target <= at <= block.start]
-        if sum(len(b.steps) for b in loop) <= TIGHT and all(
-            b.kind in ("branch", "fall") or (b.kind == "jump" and b.back is None) for b in loop
-        ):
+        loop = [b for at, b in region.blocks.items() if head <= at <= block.start]
+        calls = any(b.kind not in ("branch", "fall", "jump") or b.back is not None for b in loop)
+        if not calls and sum(len(b.steps) for b in loop) <= TIGHT:
             tight.update(each.start for each in loop)
     return tight
 
