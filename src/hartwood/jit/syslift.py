@@ -20,10 +20,11 @@ from hartwood.jit.compile import compile_image
 from hartwood.jit.flow import Block, Explorer, FlowError, Region, tight_blocks
 from hartwood.jit.lift import RegionHart, transfer_target
 from hartwood.jit.softmmu import NearMemory, addend, is_called, page_of, probe, record_of, tail
-from hartwood.jit.sysabi import FETCH, READ, field, link
+from hartwood.jit.sysabi import FETCH, READ, WRITE, field, link
 from hartwood.jit.sysfunctions import SystemWords, meaning
 from hartwood.jit.system import function
 from hartwood.mem.hostmem import PAGE
+from hartwood.mem.regiontable import HARTS_AT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 
 #: Where the page is, for what is said of its addresses; and guest instructions of one region.
 WINDOW, LIMIT = 1 << 16, 200
-#: Pages of loads that a region keeps in mind.
-PAGES = 6
+#: Pages that a region keeps in mind.
+PAGES = 8
 #: No page: no address is near it in any mode of translation (Priv. 12.4.1), nor is memory there.
 _NO_PAGE = 1 << 62
 #: fflags, frm and fcsr (Unpriv. 21.2): theirs are the only CSR instructions of a region.
@@ -44,20 +45,21 @@ FLOAT_CSRS = csr_machine.FLOATING
 class RegionMemory(NearMemory):
     """Accesses that hit, or do so when the TLB was filled; others leave for the interpreter.
 
-    `page_of` gives a number to loads that will mostly stay on one page, or None: the region keeps
+    `page_of` gives a number to those that will mostly stay on one page, or None: the region keeps
     what it has found out about their page, in variables that `declare` makes. That is as good as
     the TLB: whoever takes a translation away waits until each hart has left its region
-    (`Processor._forget_map`). Stores are not like that: a page may become code at any time.
+    (`Processor._forget_map`). But another hart may make code of a page at any time; so stores
+    remember theirs only where there is none.
     """
 
     def __init__(
-        self, text: Text, fail: Callable[[], str], page_of: Callable[[Val], int | None]
+        self, text: Text, fail: Callable[[], str], page_of: Callable[[Val, int], int | None]
     ) -> None:
         super().__init__(text, fail)
         self._page_of = page_of
 
     def declare(self) -> None:
-        """Variables for the pages of loads: the page's address and what to add to it."""
+        """Variables for pages: the page's address and what to add to it."""
         for number in range(PAGES):
             self._text.emit(f"%page{number}.v = alloca i64")
             self._text.emit(f"%add{number}.v = alloca i64")
@@ -69,7 +71,7 @@ class RegionMemory(NearMemory):
         # Now: what it converts for the exit's sake must not be in the block of a miss, since what
         # comes after the access uses it again.
         fail = self._fail()
-        number = self._page_of(address) if tlb == READ else None
+        number = self._page_of(address, tlb)
         same = text.fresh_label("same") if number is not None else ""
         hit, miss, end = (text.fresh_label(hint) for hint in ("hit", "miss", "end"))
         ways = []
@@ -90,7 +92,14 @@ class RegionMemory(NearMemory):
         add = addend(text, where)
         ways.append((text.value(f"add i64 {address.name}, {add}"), hit))
         if number is not None:
-            text.emit(f"store i64 {page_of(text, address.name)}, ptr %page{number}.v")
+            page = page_of(text, address.name)
+            if tlb == WRITE:
+                table = text.value(f"load ptr, ptr {text.value(field('table'))}")
+                second = text.value(f"getelementptr i8, ptr {table}, i64 {HARTS_AT + 8}")
+                second = text.value(f"load ptr, ptr {second}")
+                alone = text.value(f"icmp eq ptr {second}, null")
+                page = text.value(f"select i1 {alone}, i64 {page}, i64 {_NO_PAGE}")
+            text.emit(f"store i64 {page}, ptr %page{number}.v")
             text.emit(f"store i64 {add}, ptr %add{number}.v")
         text.emit(f"br label %{end}")
         text.label(miss)
@@ -119,17 +128,18 @@ class SystemRegionHart(RegionHart, SystemWords):
         self.memory = self._near_memory
         self._floats = self._dirties = False
         self._tight = tight_blocks(region)
-        #: Numbers of pages that loads have got, by guest register or place of the load.
-        self._pages: dict[tuple[str, int], int] = {}
+        #: Numbers of pages by TLB and guest register, or place of the access.
+        self._pages: dict[tuple[int, str, int], int] = {}
 
-    def _page_of(self, address: Val) -> int | None:
-        """A number for what a tight loop loads from: it will come there again, and mostly find the
+    def _page_of(self, address: Val, tlb: int) -> int | None:
+        """A number for what a tight loop accesses: it will come there again, and mostly find the
         same page. What goes by one register shares one."""
         assert self._step is not None
         if self._block.start not in self._tight:
             return None
         register = self._begins.get(address.root or address.name)
-        key = ("place", self._step.pc) if register is None else ("register", register)
+        place = ("place", self._step.pc) if register is None else ("register", register)
+        key = tlb, *place
         if key not in self._pages and len(self._pages) < PAGES:
             self._pages[key] = len(self._pages)
         return self._pages.get(key)
