@@ -17,6 +17,7 @@ from hartwood.isa.riscv import csr_machine, trap
 from hartwood.isa.riscv.system import SYSTEM
 from hartwood.jit.calling import is_stitched
 from hartwood.jit.compile import compile_image
+from hartwood.jit.facts import Facts
 from hartwood.jit.flow import Block, Explorer, FlowError, Region, tight_blocks
 from hartwood.jit.lift import RegionHart, transfer_target
 from hartwood.jit.softmmu import NearMemory, addend, is_called, page_of, probe, record_of, tail
@@ -122,8 +123,8 @@ class SystemRegionHart(RegionHart, SystemWords):
     pinned = ()
     refused = "once"
 
-    def __init__(self, text: Text, region: Region) -> None:
-        super().__init__(text, SYSTEM, region)
+    def __init__(self, text: Text, region: Region, facts: Facts | None = None) -> None:
+        super().__init__(text, SYSTEM, region, facts)
         self._near_memory = RegionMemory(text, self._exit_here, self._page_of)
         self.memory = self._near_memory
         self._floats = self._dirties = False
@@ -302,9 +303,20 @@ class SystemRegionHart(RegionHart, SystemWords):
             tail(text, callee, text.value("load i64, ptr %pc.v"), "poison", budget)
 
 
+def _facts(region: Region) -> Facts | None:
+    """What is known across blocks, where small loops round: lifting twice is nothing to that."""
+    tight = tight_blocks(region)
+    if not any(step.properties.rounding for at in tight for step in region.blocks[at].steps):
+        return None
+    scout = SystemRegionHart(Text(), region)
+    for block in region.blocks.values():
+        scout.block(block)
+    return Facts(SYSTEM, region, scout.outlines)
+
+
 def _region_text(region: Region) -> str:
     text = Text()
-    hart = SystemRegionHart(text, region)
+    hart = SystemRegionHart(text, region, _facts(region))
     hart.prologue()
     for block in region.blocks.values():
         hart.block(block)
