@@ -439,6 +439,43 @@ def _illegal() -> str:
 def _outer(name: str, first: str) -> str:
     """A C function that runs handler `first` with the guest's floating-point control word."""
     text = Text()
+    _call(text, first)
+    text.emit("ret void")
+    return f"define void @{name}(ptr %s) #0 {{\nentry:\n{text.body()}\n}}"
+
+
+def _steps() -> str:
+    """A C function that takes `left` single steps, or as many as come before something that Python
+    has to know. Whatever a step does not retire it gives back, but for a trap."""
+    text = Text()
+    text.emit("br label %again")
+    text.label("again")
+    retired = text.value(f"sub i64 {_state_load(text, 'goal')}, {_state_load(text, 'budget')}")
+    _state_store(text, "goal", text.value(f"add i64 {retired}, 1"))
+    _state_store(text, "budget", "1")
+    before = _state_load(text, "left")
+    _state_store(text, "left", "0")
+    _call(text, "once")
+    left = text.value(f"add i64 {before}, {_state_load(text, 'budget')}")
+    left = text.value(f"sub i64 {left}, 1")
+    _state_store(text, "left", left)
+    stop = text.value(f"load volatile i32, ptr {text.value(field('stop'))}")
+    holds = [
+        f"icmp eq i64 {_state_load(text, 'reason')}, {abi.SLICE}",
+        f"icmp eq i32 {stop}, 0",
+        f"icmp sgt i64 {left}, 0",
+    ]
+    more = "true"
+    for hold in holds:
+        more = text.value(f"and i1 {more}, {text.value(hold)}")
+    text.emit(f"br i1 {more}, label %again, label %end")
+    text.label("end")
+    text.emit("ret void")
+    return f"define void @step(ptr %s) #0 {{\nentry:\n{text.body()}\n}}"
+
+
+def _call(text: Text, first: str) -> None:
+    """Run a handler and what follows, with the guest's floating-point control word."""
     own, guest = text.value(field("host_mxcsr")), text.value(field("mxcsr"))
     text.emit(host_x86.store_mxcsr(own))
     text.emit(host_x86.load_mxcsr(guest))
@@ -450,8 +487,6 @@ def _outer(name: str, first: str) -> str:
     text.emit(f"store atomic i32 0, ptr {running} seq_cst, align 4")
     text.emit(host_x86.store_mxcsr(guest))
     text.emit(host_x86.load_mxcsr(own))
-    text.emit("ret void")
-    return f"define void @{name}(ptr %s) #0 {{\nentry:\n{text.body()}\n}}"
 
 
 def frame() -> list[str]:
@@ -461,5 +496,5 @@ def frame() -> list[str]:
         _decode(), _hot(), _unit_exit(), _leap(), _unit_once(), _once(), _over(),
         _take("interrupted", counted=False), _take("excepted", counted=True), _exception(),
         _word_of(), _reference(), _wait(), _illegal(),
-        _outer("run", "over"), _outer("step", "once"), _outer("throw", "exception"),
+        _outer("run", "over"), _outer("throw", "exception"), _steps(),
     ]  # fmt: skip

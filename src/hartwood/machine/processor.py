@@ -410,7 +410,10 @@ class Processor:
                 return Stop("seconds", self.pc)
             most = LONGEST if left is None else left - _OVERRUN
             begin = time.perf_counter()
-            stop = self._piece(1 if single or most <= 0 else min(most, self._slice), deadline)
+            if single or most <= 0:
+                stop = self._piece(1 if single or left is None else left, deadline, exact=True)
+            else:
+                stop = self._piece(min(most, self._slice), deadline)
             self._fit(time.perf_counter() - begin)
             if left is not None:
                 left -= self._spent
@@ -463,9 +466,9 @@ class Processor:
         """Seconds that the machine was not held."""
         return time.monotonic() - self.gate.seconds
 
-    def _piece(self, count: int, deadline: float | None) -> Stop | None:
-        """Run about `count` instructions and deal with what they ask of Python, while nobody
-        holds the machine; gives a stop where that ends the run."""
+    def _piece(self, count: int, deadline: float | None, *, exact: bool = False) -> Stop | None:
+        """Run about `count` instructions, or not more, and deal with what they ask of Python, while
+        nobody holds the machine; gives a stop where that ends the run."""
         if not self.gate.enter(self):
             return Stop("stopped", self.pc)
         try:
@@ -473,7 +476,7 @@ class Processor:
             if self._asked:
                 self._asked = False
                 return Stop("stopped", self.pc)
-            reason = self._go(count)
+            reason = self._go(count, exact=exact)
             for flush in self.bus.flushes:
                 flush()
             stop = self._after(reason, deadline)
@@ -483,8 +486,8 @@ class Processor:
             self._thread = 0
             self.gate.leave()
 
-    def _go(self, count: int) -> int:
-        """Run about `count` instructions, exactly one for 1; gives the reason of coming back."""
+    def _go(self, count: int, *, exact: bool) -> int:
+        """Run about `count` instructions, or not more; gives the reason of coming back."""
         state = self.state
         if self.bus.ram.closed:
             raise ProcessorError("this machine was closed; make another one")
@@ -497,17 +500,17 @@ class Processor:
         if self._stitches is None and self.mode != "interp" and self.code.stencils is not None:
             self._stitch()
         if self._stitches is None:
-            self._enter(count)
+            self._enter(count, exact=exact)
         else:
             self._stitches.begin()
             try:
-                self._enter(count)
+                self._enter(count, exact=exact)
             finally:
                 self._stitches.end()
             if self.mode == "auto":
                 self._stitches.regions.pump(state)
         # What trapped counts too, or a budget might never end.
-        budget = int(state.budget)
+        budget = 0 if exact else int(state.budget)
         self._spent = count - int(state.left) - (budget - (budget >> 63 << 64))
         if state.reason in (abi.REFERENCE, abi.TRAP):
             self._spent += 1
@@ -519,15 +522,11 @@ class Processor:
         threshold = STITCH if self.mode == "auto" else 1
         self._stitches.enable(self.state, threshold)
 
-    def _enter(self, count: int) -> None:
-        """Run native code."""
-        state, retired = self.state, self.instructions
-        if count == 1:
-            state.goal, state.budget, state.left = retired + 1, 1, 0
-            self.code.step(self._at)
-        else:
-            state.goal, state.budget, state.left = retired, 0, count
-            self.code.run(self._at)
+    def _enter(self, count: int, *, exact: bool) -> None:
+        """Run native code, one step after the other where not more than `count` may run."""
+        state = self.state
+        state.goal, state.budget, state.left = self.instructions, 0, count
+        (self.code.step if exact else self.code.run)(self._at)
 
     def _after(self, reason: int, deadline: float | None) -> Stop | None:
         """Deal with what the native code came back for; gives a stop where that ends the run."""
