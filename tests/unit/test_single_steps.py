@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from hartwood.isa.riscv.system import SYSTEM
 from hartwood.machine.bare import Machine
+from hartwood.machine.processor import Stop
 
 RAM, SIZE = 0x8000_0000, 1 << 16
 #: Calls that trap, a fault, a division, a wait, a clock that interrupts; the handler counts in s1.
@@ -94,3 +95,20 @@ def test_a_request_to_stop_ends_the_steps() -> None:
     assert made.a6 == 7
     assert made.executed <= 3
     made.close()
+
+
+def test_a_run_until_an_address_ends_there() -> None:
+    """Before the instruction there, also where it comes again, and by a limit before it does."""
+    one, other = machine(), machine()
+    place = RAM + len(SYSTEM.assemble(PROGRAM.partition("again:")[0], RAM))
+    for _ in range(3):
+        assert one.run(until=place) == Stop("until", place)
+        while True:
+            other.step()
+            if other.pc == place:
+                break
+        assert everything(one) == everything(other)
+    assert one.run(until=place, instructions=2) == Stop("instructions", one.pc)
+    assert one.pc != place
+    assert one.run(until=0x1234, seconds=0.05).reason == "seconds"
+    assert one.step().reason == "instructions"

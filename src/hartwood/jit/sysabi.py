@@ -50,6 +50,9 @@ LINKS = (
     *("leap", "unit_once", "fill_read", "fill_write"),
 )
 
+#: In `until`.
+NOWHERE = (1 << 64) - 1
+
 FIELDS: abi.Fields = (
     *abi.FIELDS,
     ("tlb", 8, 1),  # of the present context of loads and stores
@@ -58,6 +61,7 @@ FIELDS: abi.Fields = (
     ("io_fault", 4, 1),  # set by a callback: there is no device
     ("goal", 8, 1),  # instructions retired when `budget` is used up
     ("left", 8, 1),  # instructions that may run after `budget` is used up
+    ("until", 8, 1),  # single steps end at this pc; odd: at none
     ("supervisor_calls", 8, 1),  # non-zero: ecall from S-mode goes to Python
     ("running", 4, 1),  # the hart is inside native code
     ("physical", 8, 1),  # what the last walk found, and the bytes of that page less one

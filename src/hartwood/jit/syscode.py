@@ -157,6 +157,7 @@ class SystemCode:
         state.handlers = self._table_at
         state.reserved_address = (1 << 64) - 1
         state.mxcsr = 0x1F80
+        state.until = sysabi.NOWHERE
         for tlb in range(3 * sysabi.CONTEXTS):  # zeros are no empty entries
             state.used[tlb] = 1
         for place, name in enumerate(sysabi.LINKS):

@@ -445,8 +445,9 @@ def _outer(name: str, first: str) -> str:
 
 
 def _steps() -> str:
-    """A C function that takes `left` single steps, or as many as come before something that Python
-    has to know. Whatever a step does not retire it gives back, but for a trap."""
+    """A C function that takes `left` single steps, or as many as come before the pc is `until` or
+    before something that Python has to know. What a step does not retire it gives back, but for a
+    trap."""
     text = Text()
     text.emit("br label %again")
     text.label("again")
@@ -464,6 +465,7 @@ def _steps() -> str:
         f"icmp eq i64 {_state_load(text, 'reason')}, {abi.SLICE}",
         f"icmp eq i32 {stop}, 0",
         f"icmp sgt i64 {left}, 0",
+        f"icmp ne i64 {_state_load(text, 'pc')}, {_state_load(text, 'until')}",
     ]
     more = "true"
     for hold in holds:

@@ -38,8 +38,9 @@ FREQUENCY = sysabi.FREQUENCY
 MODES = ("auto", "stitch", "interp", "reference")
 #: Transfers to one place that make it worth stitching.
 STITCH = 50
-#: Instructions that may run past a budget: those of a page without a jump.
-_OVERRUN = 2100
+#: Instructions that may run past a budget: those of a page without a jump; and single steps that
+#: are taken at a time.
+_OVERRUN, _STEPS = 2100, 5000
 _NUMBERS = {
     **{name: index for index, name in enumerate(X_NAMES)},
     "fp": 8,
@@ -395,11 +396,12 @@ class Processor:
         seconds: float | None = None,
     ) -> Stop:
         """Run until `instructions` have been executed or have trapped, `seconds` have passed, or
-        `until`: an address that the pc has to reach (one instruction at a time, so slowly), or a
-        function that is asked every few milliseconds."""
+        `until`: an address that the pc has to reach (one instruction at a time, so slowly: some two
+        million a second), or a function that is asked every few milliseconds."""
         deadline = None if seconds is None else self._now() + seconds
         left = instructions
         single = isinstance(until, int)
+        self.state.until = until if isinstance(until, int) else sysabi.NOWHERE
         self.state.stop, self._asked = 0, False
         while True:
             if callable(until) and until():
@@ -410,10 +412,9 @@ class Processor:
                 return Stop("seconds", self.pc)
             most = LONGEST if left is None else left - _OVERRUN
             begin = time.perf_counter()
-            if single or most <= 0:
-                stop = self._piece(1 if single or left is None else left, deadline, exact=True)
-            else:
-                stop = self._piece(min(most, self._slice), deadline)
+            if exact := single or most <= 0:
+                most = _STEPS if left is None else left
+            stop = self._piece(min(most, _STEPS if exact else self._slice), deadline, exact=exact)
             self._fit(time.perf_counter() - begin)
             if left is not None:
                 left -= self._spent
