@@ -493,10 +493,12 @@ class Processor:
         if self.bus.ram.closed:
             raise ProcessorError("this machine was closed; make another one")
         if self.mode == "reference":
-            self._spent = min(count, 1000)
-            for _ in range(self._spent):
-                if self._reference.step():
-                    state.goal += 1
+            self._spent = 0
+            while self._spent < min(count, 1000):
+                state.goal += self._reference.step()
+                self._spent += 1
+                if exact and state.pc == state.until:
+                    break
             return abi.SLICE
         if self._stitches is None and self.mode != "interp" and self.code.stencils is not None:
             self._stitch()
