@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import marshal
+import os
+
+import pytest
 
 from hartwood.isa.riscv import RISCV
+from hartwood.jit import compile as compiler
+from hartwood.jit import worker
 from hartwood.jit.store import code_digest
-from hartwood.jit.worker import Window, region_image
+from hartwood.jit.worker import Window, Worker, region_image
 
 PAGE = 4096
 LOOP = """
@@ -59,3 +64,32 @@ def test_what_never_ran_is_left_out_but_the_entry_is_taken_on_trust() -> None:
 def test_nothing_to_translate_gives_no_image() -> None:
     assert region_image(RISCV, [0x1000], pages(bytes(64), 0x1000), 1) is None
     assert region_image(RISCV, [0x5000], pages(b"\x13\0\0\0", 0x1000), 1) is None
+
+
+def test_text_that_llvm_would_abort_for_is_an_error() -> None:
+    """A value that is used where it need not have been made."""
+    text = """define i64 @f(i1 %c) {
+    br i1 %c, label %a, label %b
+    a: %v = add i64 1, 2
+    br label %b
+    b: ret i64 %v
+    }"""
+    with pytest.raises(RuntimeError, match="dominate"):
+        compiler.compile_object(text)
+
+
+def test_what_llvm_refuses_has_an_empty_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("Instruction does not dominate all uses!")
+
+    monkeypatch.setattr(worker, "region_image", refuse)
+    (requests, asked), (answers, replies) = os.pipe(), os.pipe()
+    served = Worker(requests, replies, "")
+    served._region(7, [0x1000], pages(b"", 0x1000), 1, "key", [])
+    size = int.from_bytes(os.read(answers, 8), "little")
+    kind, number, data, _ = marshal.loads(os.read(answers, size))
+    assert (kind, number, data) == ("region", 7, b"")
+    for each in (served._source, served._sink):
+        each.close()
+    os.close(asked)
+    os.close(answers)
