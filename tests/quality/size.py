@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE_SOFT, FILE_HARD = 500, 800  # lines of one module
-PACKAGE = 40_000  # lines of the machine's src in the first year
+PACKAGE = 41_000  # lines of the machine's src in the first year
 LABORATORY = 8_000  # and of the laboratory, which serves any Python project
 ROOT_ENTRIES = 15  # names at the top of the repository
 TEST_SUFFIXES = {".py", ".c", ".cpp", ".h", ".s", ".lua", ".pl", ".sql", ".ins", ".blk"}

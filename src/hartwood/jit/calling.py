@@ -9,7 +9,7 @@ A returned pc with bit 0 set is an exit: every frame passes it on until the disp
 from __future__ import annotations
 
 from hartwood.bits.ssa import Text
-from hartwood.jit.abi import ENTRIES, PINNED, SHADOW, offset
+from hartwood.jit.abi import PINNED, offset
 from hartwood.jit.stitch import AREA
 
 HANDLER_CC = "preserve_nonecc"
@@ -48,16 +48,6 @@ def region_arguments(pc: str, budget: str, pinned: list[str]) -> str:
 def field(name: str, index: int = 0) -> str:
     """A pointer constant expression is not possible, so: the `getelementptr` of a state field."""
     return f"getelementptr i8, ptr %s, i64 {offset(name, index)}"
-
-
-def shadow_of(pc: str) -> tuple[str, str]:
-    """Two expressions, the second using `{}` for the first: the record address of a pc."""
-    return f"shl i64 {pc}, 3", f"add i64 {{}}, {SHADOW}"
-
-
-def entry_of(pc: str) -> tuple[str, str]:
-    """The same for the slot that points to translated code."""
-    return f"shl i64 {pc}, 2", f"add i64 {{}}, {ENTRIES}"
 
 
 def region_words(text: Text, result: str) -> list[str]:

@@ -44,11 +44,6 @@ def _initialise() -> None:
         _ready = True
 
 
-def host_cpu() -> str:
-    """The host processor's name and features: code compiled for one must not run on another."""
-    return f"{llvm.get_host_cpu_name()}:{llvm.get_host_cpu_features().flatten()}"
-
-
 def _machine(level: int, reloc: str = "pic") -> llvm.TargetMachine:
     if (level, reloc) not in _machines:
         _initialise()

@@ -147,6 +147,108 @@ served:
 }}
 """
 
+
+def _slow(head: str, failed: str, rest: str, *, write: bool) -> str:
+    """An access that may be a device's, or lie on two pages. `rest` ends the loop over its bytes,
+    one of which is at `%byte`, and has the blocks `ram`, for one page of memory, and `done`."""
+    value = "%value" if write else "0"
+    return f"""
+define {head} #0 {{
+  %more = sub i64 %size, 1
+  %last = add i64 %va, %more
+  %differ = xor i64 %va, %last
+  %high = and i64 %differ, -4096
+  %crosses = icmp ne i64 %high, 0
+  %p = call ptr @access(ptr %s, i64 %va, i64 {1 + write})
+  %fault = icmp eq ptr %p, null
+  br i1 %fault, label %failed, label %reached
+failed:
+  ret {failed}
+reached:
+  %isio = icmp eq ptr %p, inttoptr (i64 1 to ptr)
+  br i1 %crosses, label %two, label %onepage
+onepage:
+  br i1 %isio, label %io, label %ram
+io:
+  %got = call i64 @device(ptr %s, i1 {int(write)}, i64 %va, i64 %size, i64 %budget, i64 {value})
+  %bad = load i32, ptr $io_fault
+  %isbad = icmp ne i32 %bad, 0
+  br i1 %isbad, label %failed, label %done
+misaligned:
+  store i64 {5 + 2 * write}, ptr $cause
+  store i64 %va, ptr $tval
+  ret {failed}
+two:
+  %second = and i64 %last, -4096
+  br i1 %isio, label %misaligned, label %two1
+two1:
+  %q = call ptr @reach(ptr %s, i64 %second, i64 {1 + write})
+  %fault2 = icmp eq ptr %q, null
+  br i1 %fault2, label %failed, label %two2
+two2:
+  %isio2 = icmp eq ptr %q, inttoptr (i64 1 to ptr)
+  br i1 %isio2, label %misaligned, label %bytes
+bytes:
+  %far = phi ptr [%p, %ram], [%q, %two2]
+  %page = and i64 %va, -4096
+  br label %loop
+loop:
+  %i = phi i64 [{0 if write else "%more"}, %bytes], [%j, %loop]
+  %held = phi i64 [{value}, %bytes], [%held2, %loop]
+  %at = add i64 %va, %i
+  %atpage = and i64 %at, -4096
+  %near = icmp eq i64 %atpage, %page
+  %inpage = and i64 %at, 4095
+  %here = getelementptr i8, ptr %p, i64 %i
+  %there = getelementptr i8, ptr %far, i64 %inpage
+  %byte = select i1 %near, ptr %here, ptr %there{rest}
+}}
+"""
+
+
+_LOAD = """
+  %b = load i8, ptr %byte
+  %wide = zext i8 %b to i64
+  %up = shl i64 %held, 8
+  %held2 = or i64 %up, %wide
+  %j = sub i64 %i, 1
+  %end = icmp slt i64 %j, 0
+  br i1 %end, label %done, label %loop
+ram:
+  br label %bytes
+done:
+  %value = phi i64 [%got, %io], [%held2, %loop]
+  %r0 = insertvalue {i64, i1} poison, i64 %value, 0
+  %r1 = insertvalue {i64, i1} %r0, i1 true, 1
+  ret {i64, i1} %r1"""
+
+_STORE = """
+  %b = trunc i64 %held to i8
+  store volatile i8 %b, ptr %byte
+  call void @wrote(ptr %s, ptr %byte, i64 1, ptr %rec)
+  %held2 = lshr i64 %held, 8
+  %j = add i64 %i, 1
+  %end = icmp eq i64 %j, %size
+  br i1 %end, label %done, label %loop
+ram:
+  switch i64 %size, label %bytes [i64 8, label %s8 i64 4, label %s4 i64 2, label %s2]
+s8:
+  store volatile i64 %value, ptr %p, align 1
+  br label %note
+s4:
+  %v4 = trunc i64 %value to i32
+  store volatile i32 %v4, ptr %p, align 1
+  br label %note
+s2:
+  %v2 = trunc i64 %value to i16
+  store volatile i16 %v2, ptr %p, align 1
+  br label %note
+note:
+  call void @wrote(ptr %s, ptr %p, i64 %size, ptr %rec)
+  br label %done
+done:
+  ret i1 true"""
+
 TEXT = (
     _ACCESS
     + _POSTED
@@ -193,145 +295,20 @@ failed:
   store i64 %va, ptr $tval
   ret i64 0
 }
-define {i64, i1} @load_slow(ptr %s, i64 %va, i64 %size, i64 %budget) #0 {
-  %more = sub i64 %size, 1
-  %last = add i64 %va, %more
-  %differ = xor i64 %va, %last
-  %high = and i64 %differ, -4096
-  %crosses = icmp ne i64 %high, 0
-  %p = call ptr @access(ptr %s, i64 %va, i64 1)
-  %fault = icmp eq ptr %p, null
-  br i1 %fault, label %failed, label %reached
-failed:
-  ret {i64, i1} zeroinitializer
-reached:
-  %isio = icmp eq ptr %p, inttoptr (i64 1 to ptr)
-  br i1 %crosses, label %two, label %onepage
-onepage:
-  br i1 %isio, label %io, label %ram
-io:
-  %got = call i64 @device(ptr %s, i1 false, i64 %va, i64 %size, i64 %budget, i64 0)
-  %bad = load i32, ptr $io_fault
-  %isbad = icmp ne i32 %bad, 0
-  br i1 %isbad, label %failed, label %result
-ram:
-  br label %bytes
-two:
-  %second = and i64 %last, -4096
-  br i1 %isio, label %misaligned, label %two1
-two1:
-  %q = call ptr @reach(ptr %s, i64 %second, i64 1)
-  %fault2 = icmp eq ptr %q, null
-  br i1 %fault2, label %failed, label %two2
-two2:
-  %isio2 = icmp eq ptr %q, inttoptr (i64 1 to ptr)
-  br i1 %isio2, label %misaligned, label %bytes
-misaligned:
-  store i64 5, ptr $cause
-  store i64 %va, ptr $tval
-  ret {i64, i1} zeroinitializer
-bytes:
-  %far = phi ptr [%p, %ram], [%q, %two2]
-  %page = and i64 %va, -4096
-  br label %loop
-loop:
-  %i = phi i64 [%more, %bytes], [%j, %loop]
-  %acc = phi i64 [0, %bytes], [%acc2, %loop]
-  %at = add i64 %va, %i
-  %atpage = and i64 %at, -4096
-  %near = icmp eq i64 %atpage, %page
-  %inpage = and i64 %at, 4095
-  %here = getelementptr i8, ptr %p, i64 %i
-  %there = getelementptr i8, ptr %far, i64 %inpage
-  %byte = select i1 %near, ptr %here, ptr %there
-  %b = load i8, ptr %byte
-  %wide = zext i8 %b to i64
-  %up = shl i64 %acc, 8
-  %acc2 = or i64 %up, %wide
-  %j = sub i64 %i, 1
-  %end = icmp slt i64 %j, 0
-  br i1 %end, label %result, label %loop
-result:
-  %value = phi i64 [%got, %io], [%acc2, %loop]
-  %r0 = insertvalue {i64, i1} poison, i64 %value, 0
-  %r1 = insertvalue {i64, i1} %r0, i1 true, 1
-  ret {i64, i1} %r1
-}
-define i1 @store_slow(ptr %s, i64 %va, i64 %size, i64 %budget, i64 %value, ptr %rec) #0 {
-  %more = sub i64 %size, 1
-  %last = add i64 %va, %more
-  %differ = xor i64 %va, %last
-  %high = and i64 %differ, -4096
-  %crosses = icmp ne i64 %high, 0
-  %p = call ptr @access(ptr %s, i64 %va, i64 2)
-  %fault = icmp eq ptr %p, null
-  br i1 %fault, label %failed, label %reached
-failed:
-  ret i1 false
-reached:
-  %isio = icmp eq ptr %p, inttoptr (i64 1 to ptr)
-  br i1 %crosses, label %two, label %onepage
-onepage:
-  br i1 %isio, label %io, label %ram
-io:
-  %got = call i64 @device(ptr %s, i1 true, i64 %va, i64 %size, i64 %budget, i64 %value)
-  %bad = load i32, ptr $io_fault
-  %isbad = icmp ne i32 %bad, 0
-  br i1 %isbad, label %failed, label %done
-done:
-  ret i1 true
-misaligned:
-  store i64 7, ptr $cause
-  store i64 %va, ptr $tval
-  ret i1 false
-ram:
-  switch i64 %size, label %bytes [i64 8, label %s8 i64 4, label %s4 i64 2, label %s2]
-s8:
-  store volatile i64 %value, ptr %p, align 1
-  br label %note
-s4:
-  %v4 = trunc i64 %value to i32
-  store volatile i32 %v4, ptr %p, align 1
-  br label %note
-s2:
-  %v2 = trunc i64 %value to i16
-  store volatile i16 %v2, ptr %p, align 1
-  br label %note
-note:
-  call void @wrote(ptr %s, ptr %p, i64 %size, ptr %rec)
-  ret i1 true
-two:
-  %second = and i64 %last, -4096
-  br i1 %isio, label %misaligned, label %two1
-two1:
-  %q = call ptr @reach(ptr %s, i64 %second, i64 2)
-  %fault2 = icmp eq ptr %q, null
-  br i1 %fault2, label %failed, label %two2
-two2:
-  %isio2 = icmp eq ptr %q, inttoptr (i64 1 to ptr)
-  br i1 %isio2, label %misaligned, label %bytes
-bytes:
-  %far = phi ptr [%p, %ram], [%q, %two2]
-  %page = and i64 %va, -4096
-  br label %loop
-loop:
-  %i = phi i64 [0, %bytes], [%j, %loop]
-  %rest = phi i64 [%value, %bytes], [%rest2, %loop]
-  %at = add i64 %va, %i
-  %atpage = and i64 %at, -4096
-  %near = icmp eq i64 %atpage, %page
-  %inpage = and i64 %at, 4095
-  %here = getelementptr i8, ptr %p, i64 %i
-  %there = getelementptr i8, ptr %far, i64 %inpage
-  %byte = select i1 %near, ptr %here, ptr %there
-  %b = trunc i64 %rest to i8
-  store volatile i8 %b, ptr %byte
-  call void @wrote(ptr %s, ptr %byte, i64 1, ptr %rec)
-  %rest2 = lshr i64 %rest, 8
-  %j = add i64 %i, 1
-  %end = icmp eq i64 %j, %size
-  br i1 %end, label %done, label %loop
-}
+"""
+    + _slow(
+        "{i64, i1} @load_slow(ptr %s, i64 %va, i64 %size, i64 %budget)",
+        "{i64, i1} zeroinitializer",
+        _LOAD,
+        write=False,
+    )
+    + _slow(
+        "i1 @store_slow(ptr %s, i64 %va, i64 %size, i64 %budget, i64 %value, ptr %rec)",
+        "i1 false",
+        _STORE,
+        write=True,
+    )
+    + """
 define ptr @atomic_slow(ptr %s, i64 %va, i64 %size, ptr %rec) #0 {
   %p = call ptr @reach(ptr %s, i64 %va, i64 2)
   %fault = icmp eq ptr %p, null
