@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, product
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 
 from hartwood.lab.machine import describe, revision
 from hartwood.lab.results import Benchmark, Run, Scalar, Warmup, now
-from hartwood.lab.steady import drifted, is_steady, outliers
+from hartwood.lab.steady import drifted, is_steady, off_pace, outliers
 from hartwood.lab.worker import Entry, Sample, Worker, WorkerLost
 from hartwood.lab.workload import LabError, Skip, select
 
@@ -54,6 +55,8 @@ FEWEST = 5
 _STEP = 0.005
 #: Times that a disturbed timing is taken again.
 _AGAIN = 3
+#: Timings that the usual pace of the processor is known by.
+_PACES = 64
 #: Times the seconds of a phase that it may take where calls are long.
 _PATIENCE = 3.0
 
@@ -79,6 +82,9 @@ class Series:
     retaken: int = 0
     samples: list[Sample] = field(default_factory=list)
     counters: dict[str, int] = field(default_factory=dict)
+    #: Of the last timings: the usual pace is the median of these, so that a processor which has
+    #: changed its speed for good is believed.
+    paces: deque[float] = field(default_factory=lambda: deque(maxlen=_PACES))
 
 
 def warm_up(worker: Worker, entry: Entry, mode: Mode, seed: int) -> Series:
@@ -222,15 +228,17 @@ class _Side:
 
 
 def _timing(worker: Worker, entry: Entry, series: Series) -> Sample:
-    """One timing. Where the processor was taken away meanwhile it says nothing about CPU time, and
-    is taken again, a few times: on a machine where that is always so it has to do."""
+    """One timing. Where the processor was taken away meanwhile, or was not as fast as it usually
+    is, it says nothing about CPU time, and is taken again, a few times: on a machine where that is
+    always so it has to do."""
     sample = worker.sample(entry.name, series.loops)
-    if entry.clock == "cpu":
-        for _ in range(_AGAIN):
-            if not sample.switches and not sample.steal:
-                break
-            series.retaken += 1
-            sample = worker.sample(entry.name, series.loops)
+    for _ in range(_AGAIN if entry.clock == "cpu" else 0):
+        usual = median(series.paces) if series.paces else sample.pace
+        series.paces.append(sample.pace)
+        if not (sample.switches or sample.steal or off_pace(sample.pace, usual)):
+            break
+        series.retaken += 1
+        sample = worker.sample(entry.name, series.loops)
     return sample
 
 

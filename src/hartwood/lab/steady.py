@@ -61,6 +61,11 @@ def fences(times: Sequence[float]) -> tuple[float, float, float, float]:
     return low - 3 * reach, low - 1.5 * reach, high + 1.5 * reach, high + 3 * reach
 
 
+def off_pace(pace: float, usual: float) -> bool:
+    """Whether the processor was noticeably faster or slower than usual (`Sample.pace`)."""
+    return abs(pace - usual) > OFF_PACE * usual
+
+
 def _classify(times: Sequence[float]) -> tuple[Outliers, set[int]]:
     outer_low, low, high, outer_high = fences(times)
     outside = {i for i, time in enumerate(times) if not low <= time <= high}
@@ -88,7 +93,7 @@ def outliers(samples: Sequence[Sample]) -> OutlierCounts:
             cause = "preempted"
         elif sample.collections > usual:
             cause = "gc"
-        elif abs(sample.pace - pace) > OFF_PACE * pace:
+        elif off_pace(sample.pace, pace):
             cause = "speed"
         else:
             cause = "unknown"
