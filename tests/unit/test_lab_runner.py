@@ -140,6 +140,27 @@ def test_a_steady_benchmark_ends_its_warm_up_early(clock: Clock) -> None:
     assert worker.log == ["prepare a 3", "check a", "release a"]
 
 
+def test_a_timing_at_another_speed_is_taken_again(clock: Clock) -> None:
+    """Until the processor has that speed for good."""
+
+    class Slowed(FakeWorker):
+        taken = 0
+
+        def sample(self, name: str, loops: int) -> Sample:
+            plain = super().sample(name, loops)
+            self.taken += 1
+            pace = 2.0 if self.taken % 10 == 0 or self.taken > 600 else 1.0
+            return Sample(loops, plain.wall, plain.cpu, plain.counters, pace=pace)
+
+    mode = Mode("quick", samples=100, warmup=0.1, measurement=10.0, parts=10)
+    found = measure(Slowed(clock), entry(), mode, 1)
+    slow = [sample.pace for sample in found.samples].index(2.0)
+    assert 40 < slow < 70
+    # A tenth of what came before the change, and then three each until the usual is the new speed.
+    assert 60 < found.retaken < 60 + 3 * 64
+    assert found.samples[-1].pace == 2.0
+
+
 def test_a_sample_is_the_median_of_its_parts() -> None:
     parts = [
         Sample(3, 5.0, 1.0, {"work": 3}, switches=1, pace=3e-5),
