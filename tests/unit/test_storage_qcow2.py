@@ -295,6 +295,21 @@ def test_qemus_snapshots_are_ours_and_ours_are_qemus(path: Path, tmp_path: Path)
     sound(path)
 
 
+def test_a_snapshots_id_comes_before_anothers_name(path: Path) -> None:
+    """As `qemu-img snapshot` has it; the crash tests name them by numbers, and found it."""
+    with Qcow2(str(path)) as disk:
+        for byte, name in ((b"a", "2"), (b"b", "other")):
+            disk.write(0, byte * 512)
+            snapshots.create(disk, name)
+        disk.write(0, b"c" * 512)
+        snapshots.apply(disk, "2")
+        assert disk.read(0, 1) == b"b"
+        assert snapshots.find(disk, "other").ident == "2"
+        snapshots.delete(disk, "2")
+        snapshots.apply(disk, "2")  # the name now
+        assert disk.read(0, 1) == b"a"
+
+
 def test_a_snapshot_of_another_size(path: Path) -> None:
     with Qcow2(str(path)) as disk:
         disk.write(0, b"x" * MIB)

@@ -92,11 +92,12 @@ def tree(image: Qcow2, snapshot: Snapshot) -> array[int]:
 
 
 def find(image: Qcow2, wanted: str) -> Snapshot:
-    """The snapshot with that id or name. Raises `DiskError` where there is none."""
+    """The snapshot with that id, or else with that name: as QEMU has it, where one's id is another's
+    name. Raises `DiskError` where there is none."""
     every = load(image).all
-    for each in every:
-        if wanted in (each.ident, each.name):
-            return each
+    for found in ([e for e in every if e.ident == wanted], [e for e in every if e.name == wanted]):
+        if found:
+            return found[0]
     names = ", ".join(each.name for each in every) or "none"
     raise DiskError(image.path, f"has no snapshot {wanted!r}; there are: {names}", errno.ENOENT)
 
