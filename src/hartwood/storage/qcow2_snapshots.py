@@ -92,7 +92,7 @@ def tree(image: Qcow2, snapshot: Snapshot) -> array[int]:
 
 
 def find(image: Qcow2, wanted: str) -> Snapshot:
-    """The snapshot with that id, or else with that name: as QEMU has it, where one's id is another's
+    """The snapshot with that id or else, as QEMU has it where one's id is another's name, with that
     name. Raises `DiskError` where there is none."""
     every = load(image).all
     for found in ([e for e in every if e.ident == wanted], [e for e in every if e.name == wanted]):
