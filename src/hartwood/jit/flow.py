@@ -80,6 +80,8 @@ class Region:
     ranges: list[tuple[int, int]]
     #: Where calls that are taken for jumps come back to: a return may go on there.
     returns: list[int] = field(default_factory=list)
+    #: Blocks of small loops (`tight_blocks`), in regions that keep registers there only.
+    tight: set[int] = field(default_factory=set)
 
     @property
     def used(self) -> int:
@@ -184,7 +186,8 @@ class Explorer:
         self, entry: int, *others: int, eager: bool = False, pinned: int = _PINNED_MASK
     ) -> Region:
         """The region that begins at `entry`, and at `others` as far as there is room. With
-        `eager`, integer registers are written home at once, so they are never dirty; those of the
+        `eager`, integer registers are written home at once, so they are never dirty, but for small
+        loops and long blocks of regions with `returns`, which write them often; those of the
         mask `pinned` travel in host registers and are never written home. Raises `FlowError` where
         it would be empty."""
         leaders = self._leaders(entry, *others)
@@ -220,9 +223,11 @@ class Explorer:
             heads |= set(returns)
         heads.discard(entry)
         region = Region([entry, *sorted(heads)], blocks, self._ranges(blocks), returns)
-        kept = _busy_blocks(region) if eager and self._returns else set()
+        if eager and self._returns:
+            region.tight = tight_blocks(region)
         for start, block in blocks.items():
-            block.lazy = FLOATS if eager and start not in kept else ~pinned
+            kept = start in region.tight or (self._returns and len(block.steps) >= LONG)
+            block.lazy = FLOATS if eager and not kept else ~pinned
         _solve_dirty(region)
         _solve_live(region)
         return region
@@ -306,12 +311,6 @@ def tight_blocks(region: Region) -> set[int]:
         if not calls and sum(len(b.steps) for b in loop) <= TIGHT:
             tight.update(each.start for each in loop)
     return tight
-
-
-def _busy_blocks(region: Region) -> set[int]:
-    """Those where registers are written so often that writing them home later pays."""
-    long = {start for start, block in region.blocks.items() if len(block.steps) >= LONG}
-    return long | tight_blocks(region)
 
 
 def _solve_dirty(region: Region) -> None:

@@ -18,7 +18,7 @@ from hartwood.isa.riscv.system import SYSTEM
 from hartwood.jit.calling import is_stitched
 from hartwood.jit.compile import compile_image
 from hartwood.jit.facts import Facts
-from hartwood.jit.flow import Block, Explorer, FlowError, Region, tight_blocks
+from hartwood.jit.flow import Block, Explorer, FlowError, Region
 from hartwood.jit.lift import RegionHart, transfer_target
 from hartwood.jit.softmmu import NearMemory, addend, is_called, page_of, probe, record_of, tail
 from hartwood.jit.sysabi import FETCH, READ, WRITE, field, link
@@ -73,35 +73,15 @@ class RegionMemory(NearMemory):
         # comes after the access uses it again.
         fail = self._fail()
         number = self._page_of(address, tlb)
-        same = text.fresh_label("same") if number is not None else ""
         hit, miss, end = (text.fresh_label(hint) for hint in ("hit", "miss", "end"))
-        ways = []
-        if number is not None:
-            look = text.fresh_label("look")
-            page = text.value(f"load i64, ptr %page{number}.v")
-            inside = text.value(f"sub i64 {address.name}, {page}")
-            inside = text.value(f"icmp ult i64 {inside}, {PAGE - size + 1}")
-            text.emit(f"br i1 {inside}, label %{same}, label %{look}, !prof !0")
-            text.label(same)
-            add = text.value(f"load i64, ptr %add{number}.v")
-            ways.append((text.value(f"add i64 {address.name}, {add}"), same))
-            text.emit(f"br label %{end}")
-            text.label(look)
+        ways = [] if number is None else [self._recall(number, address, size, end)]
         last = text.value(f"add i64 {address.name}, {size - 1}") if size > 1 else address.name
         where = probe(text, address.name, last, tlb, hit, miss, "%tlb")
         text.label(hit)
         add = addend(text, where)
         ways.append((text.value(f"add i64 {address.name}, {add}"), hit))
         if number is not None:
-            page = page_of(text, address.name)
-            if tlb == WRITE:
-                table = text.value(f"load ptr, ptr {text.value(field('table'))}")
-                second = text.value(f"getelementptr i8, ptr {table}, i64 {HARTS_AT + 8}")
-                second = text.value(f"load ptr, ptr {second}")
-                alone = text.value(f"icmp eq ptr {second}, null")
-                page = text.value(f"select i1 {alone}, i64 {page}, i64 {_NO_PAGE}")
-            text.emit(f"store i64 {page}, ptr %page{number}.v")
-            text.emit(f"store i64 {add}, ptr %add{number}.v")
+            self._remember(number, address, add, tlb)
         text.emit(f"br label %{end}")
         text.label(miss)
         name = "fill_read" if tlb == READ else "fill_write"
@@ -116,6 +96,34 @@ class RegionMemory(NearMemory):
         arms = ", ".join(f"[{value}, %{label}]" for value, label in ways)
         return text.value(f"inttoptr i64 {text.value(f'phi i64 {arms}')} to ptr")
 
+    def _recall(self, number: int, address: Val, size: int, end: str) -> tuple[str, str]:
+        """Where all of an access is on the page that is remembered go to `end` with the host
+        address, which is given with its block; else go on here."""
+        text = self._text
+        same, look = text.fresh_label("same"), text.fresh_label("look")
+        page = text.value(f"load i64, ptr %page{number}.v")
+        inside = text.value(f"sub i64 {address.name}, {page}")
+        inside = text.value(f"icmp ult i64 {inside}, {PAGE - size + 1}")
+        text.emit(f"br i1 {inside}, label %{same}, label %{look}, !prof !0")
+        text.label(same)
+        add = text.value(f"load i64, ptr %add{number}.v")
+        host = text.value(f"add i64 {address.name}, {add}")
+        text.emit(f"br label %{end}")
+        text.label(look)
+        return host, same
+
+    def _remember(self, number: int, address: Val, add: str, tlb: int) -> None:
+        """What the TLB has said of the page."""
+        text, page = self._text, page_of(self._text, address.name)
+        if tlb == WRITE:
+            table = text.value(f"load ptr, ptr {text.value(field('table'))}")
+            second = text.value(f"getelementptr i8, ptr {table}, i64 {HARTS_AT + 8}")
+            second = text.value(f"load ptr, ptr {second}")
+            alone = text.value(f"icmp eq ptr {second}, null")
+            page = text.value(f"select i1 {alone}, i64 {page}, i64 {_NO_PAGE}")
+        text.emit(f"store i64 {page}, ptr %page{number}.v")
+        text.emit(f"store i64 {add}, ptr %add{number}.v")
+
 
 class SystemRegionHart(RegionHart, SystemWords):
     """`words.Hart` for one region of system mode."""
@@ -128,7 +136,6 @@ class SystemRegionHart(RegionHart, SystemWords):
         self._near_memory = RegionMemory(text, self._exit_here, self._page_of)
         self.memory = self._near_memory
         self._floats = self._dirties = False
-        self._tight = tight_blocks(region)
         #: Numbers of pages by TLB and guest register, or place of the access.
         self._pages: dict[tuple[int, str, int], int] = {}
 
@@ -136,7 +143,7 @@ class SystemRegionHart(RegionHart, SystemWords):
         """A number for what a tight loop accesses: it will come there again, and mostly find the
         same page. What goes by one register shares one."""
         assert self._step is not None
-        if self._block.start not in self._tight:
+        if self._block.start not in self.region.tight:
             return None
         register = self._begins.get(address.root or address.name)
         place = ("place", self._step.pc) if register is None else ("register", register)
@@ -305,8 +312,8 @@ class SystemRegionHart(RegionHart, SystemWords):
 
 def _facts(region: Region) -> Facts | None:
     """What is known across blocks, where small loops round: lifting twice is nothing to that."""
-    tight = tight_blocks(region)
-    if not any(step.properties.rounding for at in tight for step in region.blocks[at].steps):
+    small = (region.blocks[start] for start in region.tight)
+    if not any(step.properties.rounding for block in small for step in block.steps):
         return None
     scout = SystemRegionHart(Text(), region)
     for block in region.blocks.values():

@@ -183,6 +183,10 @@ class SystemRegions:
         """Whether what comes to a record goes to a region."""
         return 0 <= self._handlers[record - self._records >> 3] - self._base < ROOM
 
+    def _record(self, page: int, at: int) -> int:
+        """The record of what begins at an offset of a page."""
+        return self._records + page * RECORDS_PER_PAGE + 8 * at
+
     def _note(self, state: int, record: int, times: int) -> None:
         page = (record - self._records) // RECORDS_PER_PAGE
         if page not in self._known:
@@ -214,9 +218,8 @@ class SystemRegions:
         if not pages:
             return
         page = max(pages, key=lambda page: self._wanted[page].total())
-        first = self._records + page * RECORDS_PER_PAGE
         offsets = [at for at, _ in self._wanted.pop(page).most_common()]
-        entries = [at for at in offsets if not self._is_linked(first + 8 * at)]
+        entries = [at for at in offsets if not self._is_linked(self._record(page, at))]
         if entries:
             self._request(page, entries[:BATCH])
 
@@ -231,8 +234,7 @@ class SystemRegions:
             number, data = self.answers.pop(0)
             page, content, entries = self._asked.pop(number)
             if not data or self._install(state, Image.load(data), page, content):
-                first = self._records + page * RECORDS_PER_PAGE
-                records = [first + 8 * at for at in entries]
+                records = [self._record(page, at) for at in entries]
                 self._refused.update(each for each in records if not self._is_linked(each))
 
     def _recall(self, state: int, page: int) -> None:
@@ -242,8 +244,7 @@ class SystemRegions:
         if self._known.get(page) == key:
             return
         self._known[page] = key
-        first = self._records + page * RECORDS_PER_PAGE
-        self._refused.difference_update(range(first, first + RECORDS_PER_PAGE, 16))
+        self._refused.difference_update(self._record(page, at) for at in range(0, PAGE, 2))
         for data in store.get(key):
             try:
                 self._install(state, Image.load(data), page, content)

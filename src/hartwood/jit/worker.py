@@ -27,7 +27,7 @@ from hartwood.jit.store import Store, code_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
     from hartwood.isa.insn import Decoded
@@ -205,23 +205,20 @@ class Worker:
         key: str,
         known: list[int],
     ) -> None:
-        start = time.process_time()
-        image = None
-        with contextlib.suppress(RuntimeError):  # text that LLVM refuses: it stays stitched
-            image = region_image(RISCV, entries, parts, level, known)
-        self._answer(number, image, start, key, f"{level}-{entries[0]:x}")
+        name = f"{level}-{entries[0]:x}"
+        self._answer(number, lambda: region_image(RISCV, entries, parts, level, known), key, name)
 
     def _page(self, number: int, page: bytes, entries: list[int], key: str) -> None:
         from hartwood.jit import syslift  # user mode never needs it
 
         _stand_back()
-        start = time.process_time()
-        image = None
-        with contextlib.suppress(RuntimeError):
-            image = syslift.region_image(page, entries)
-        self._answer(number, image, start, key, f"{entries[0]:x}")
+        self._answer(number, lambda: syslift.region_image(page, entries), key, f"{entries[0]:x}")
 
-    def _answer(self, number: int, image: Image | None, start: float, key: str, part: str) -> None:
+    def _answer(self, number: int, make: Callable[[], Image | None], key: str, part: str) -> None:
+        """Reply with the image of `make`, and store it; what LLVM refuses stays stitched."""
+        start, image = time.process_time(), None
+        with contextlib.suppress(RuntimeError):
+            image = make()
         data = image.dump() if image else b""
         self._reply("region", number, data, time.process_time() - start)
         if self._store is not None and data:
