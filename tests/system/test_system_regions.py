@@ -14,10 +14,11 @@ from hartwood.isa.riscv.system import SYSTEM
 from hartwood.jit import sysregions
 from hartwood.jit.client import WorkerError
 from hartwood.jit.store import Store, page_key
-from hartwood.jit.sysabi import RECORDS_PER_PAGE, SAMPLES
+from hartwood.jit.sysabi import RECORDS_PER_PAGE, SAMPLES, TLB_ENTRIES
 from hartwood.jit.syslift import region_image
 from hartwood.jit.sysregions import ROOM, Compiler, SystemRegions
-from hartwood.machine.bare import Machine
+from hartwood.machine.bare import Machine, new_bus
+from hartwood.machine.processor import Processor
 
 RAM, SIZE, PAGE = 0x8000_0000, 1 << 20, 4096
 #: It counts in a0 for ever, with a call in each round.
@@ -368,3 +369,36 @@ def test_a_loop_notices_that_its_page_is_gone(machine: Machine) -> None:
     machine.request_stop()
     runner.join()
     assert (machine.mcause, machine.mepc, machine.mtval) == (5, RAM, data)
+
+
+#: Stores to two pages that share an entry of the TLB, twice each: the second one hits.
+TWO = """
+again: sd a2, 0(a0)
+sd a2, 8(a0)
+sd a2, 0(a1)
+sd a2, 8(a1)
+addi a2, a2, 1
+bne a2, a3, again
+stay: j stay
+"""
+
+
+@pytest.mark.parametrize("harts", [1, 2])
+def test_stores_remember_their_page_where_nobody_makes_code_of_it(harts: int) -> None:
+    """Another hart may do that at any time, and tells by the TLB."""
+    bus, apart = new_bus(), TLB_ENTRIES * PAGE
+    bus.map(RAM, 2 * apart)
+    first, *_ = [Processor(bus, number, mode="stitch") for number in range(harts)]
+    code = SYSTEM.assemble(TWO, RAM)
+    bus[RAM : RAM + len(code)] = code
+    first.translate(RAM)
+    first.pc, first.a3 = RAM, 100_000
+    first.a0, first.a1 = RAM + PAGE, RAM + PAGE + apart
+    before = int(first.state.tlb_misses)
+    first.run(instructions=599_000)  # its end is single steps, which forget the TLB
+    misses = int(first.state.tlb_misses) - before
+    assert first.a2 == 599_000 // 6
+    last = bus[RAM + PAGE + apart : RAM + PAGE + apart + 8]
+    assert int.from_bytes(last, "little") == first.a2 - 1
+    assert misses > 190_000 if harts > 1 else misses < 20_000
+    bus.ram.close()

@@ -10,7 +10,7 @@ from hartwood.machine.bare import Machine
 from hartwood.machine.processor import Stop
 
 RAM, SIZE = 0x8000_0000, 1 << 16
-#: Calls that trap, a fault, a division, a wait, a clock that interrupts; the handler counts in s1.
+#: Calls that trap, a fault, a division, a fence, a clock that interrupts; the handler counts in s1.
 PROGRAM = """
     auipc t0, 1
     csrrw zero, mtvec, t0
@@ -34,8 +34,6 @@ HANDLER = """
     csrrw zero, mepc, t3
     mret
 timer: addi s2, s2, 1
-    addi t4, zero, 0
-    csrrci zero, mie, 31
     csrrw zero, mie, zero
     mret
 """
